@@ -1,0 +1,54 @@
+import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { describe, expect, test } from "vitest";
+import { snapshot } from "../testing/views";
+import { incoming } from "./incoming";
+
+describe("incoming", () => {
+  test("knows events and replies apart", () => {
+    expect(incoming({ v: 1, kind: "header", seq: 1, body: { title: "a" } }).is).toBe("event");
+    expect(incoming({ v: 1, kind: "ack", id: "x" })).toEqual({
+      is: "reply",
+      reply: { v: 1, kind: "ack", id: "x", job: null },
+    });
+  });
+
+  test("tells another version from a malformed message", () => {
+    expect(incoming({ v: 2, kind: "whatever" }).is).toBe("other version");
+  });
+
+  test.each([
+    null,
+    "text",
+    [],
+    {},
+    { v: "1" },
+    { v: 1 },
+    { v: 1, kind: "constructor", seq: 1, body: {} },
+    { v: 1, kind: "header", seq: 1.5, body: { title: "a" } },
+    { v: 1, kind: "header", seq: 2 ** 60, body: { title: "a" } },
+    { v: 1, kind: "header", body: { title: "a" } },
+    { v: 1, kind: "header", seq: 1, body: "a" },
+    { v: 1, kind: "chat", seq: 1, body: { turns: [null] } },
+    { v: 1, kind: "snapshot", seq: 1, body: { ...snapshot(), plan: 3 } },
+    { v: 1, kind: "error", id: "x", body: null },
+  ])("calls %j malformed", (message) => {
+    expect(incoming(message).is).toBe("malformed");
+  });
+});
+
+const golden = new URL("../../../tests/protocol/golden/", import.meta.url);
+
+describe.runIf(existsSync(golden))("golden messages", () => {
+  const names = existsSync(golden)
+    ? readdirSync(golden).filter((name) => name.endsWith(".json"))
+    : [];
+
+  test.each(names)("%s is understood", (name) => {
+    const { direction, message } = JSON.parse(readFileSync(new URL(name, golden), "utf8"));
+    if (direction === "down") {
+      expect(["event", "reply"], JSON.stringify(incoming(message))).toContain(incoming(message).is);
+    } else {
+      expect(message).toMatchObject({ v: 1, id: expect.any(String), name: expect.any(String) });
+    }
+  });
+});

@@ -1,0 +1,836 @@
+// Generated from ollm_widgets/protocol/messages.py, do not edit.
+
+export type AnyEvent =
+  | SnapshotEvent
+  | HeaderEvent
+  | ModelsEvent
+  | PlanEvent
+  | LoadingEvent
+  | CapabilitiesEvent
+  | MemoryEvent
+  | ChatEvent
+  | ChatDeltaEvent;
+export type AnyReply = Ack | Failure;
+export type AnyCommand =
+  | Hello
+  | Resync
+  | Search
+  | Choose
+  | Edit
+  | Load
+  | Cancel
+  | Unload
+  | Pin
+  | Use
+  | Send
+  | Stop
+  | Retry
+  | EditTurn
+  | Clear;
+
+/**
+ * Messages between the kernel and the page.
+ */
+export interface Protocol {
+  version: 1;
+  event: AnyEvent;
+  reply: AnyReply;
+  command: AnyCommand;
+  snapshot: Snapshot;
+}
+/**
+ * The answer to `hello` and `resync`.
+ */
+export interface SnapshotEvent {
+  kind: "snapshot";
+  body: Snapshot;
+  v: number;
+  seq: number;
+  job: string | null;
+}
+/**
+ * Everything a view needs to draw itself; `seq` is the last event it contains.
+ */
+export interface Snapshot {
+  v: number;
+  seq: number;
+  title: string;
+  models: ModelsView;
+  plan: PlanView | null;
+  loading: LoadingView;
+  capabilities: CapabilitiesView | null;
+  memory: MemoryView;
+  chat: ChatView;
+}
+/**
+ * Region `Models`.
+ */
+export interface ModelsView {
+  query: string;
+  items: ModelItem[];
+  chosen: string | null;
+  note: string;
+  searching: boolean;
+}
+/**
+ * One option of the model picker.
+ */
+export interface ModelItem {
+  reference: string;
+  name: string;
+  group: "In the catalog" | "On this machine";
+  facts: string;
+  verdict: Chip;
+  available: boolean;
+  reason: string;
+}
+/**
+ * A short verdict in a rounded frame.
+ */
+export interface Chip {
+  text: string;
+  tone: "neutral" | "no" | "ok" | "warn";
+}
+/**
+ * Region `Plan`.
+ */
+export interface PlanView {
+  fields: Field[];
+  executable: boolean;
+  headline: string;
+  reason: string;
+  bars: MemoryBar[];
+  figures: Figure[];
+  notes: string[];
+  code: string;
+}
+/**
+ * One editable field of the plan.
+ */
+export interface Field {
+  name: string;
+  label: string;
+  kind: "choice" | "count";
+  value: string;
+  automatic: string;
+  help: string;
+  choices: Choice[];
+  disabled: string;
+  error: string;
+}
+/**
+ * One option of a select field.
+ */
+export interface Choice {
+  value: string;
+  label: string;
+  disabled: string;
+  help: string;
+}
+/**
+ * One tier of the memory map, to scale: `segments` over `capacity_bytes`.
+ */
+export interface MemoryBar {
+  place: "disk" | "gpu" | "ram";
+  label: string;
+  capacity_bytes: number;
+  segments: Segment[];
+  text: string;
+}
+/**
+ * A stretch of a memory bar.
+ */
+export interface Segment {
+  kind: "activations" | "embeddings" | "kv" | "layers" | "used";
+  label: string;
+  size_bytes: number;
+  parts: number;
+}
+/**
+ * A predicted or measured number with its unit.
+ */
+export interface Figure {
+  value: string;
+  unit: string;
+  explanation: string;
+}
+/**
+ * Region `Loading`.
+ */
+export interface LoadingView {
+  state: "cancelled" | "cancelling" | "failed" | "idle" | "loaded" | "loading";
+  model: string;
+  stages: StageView[];
+  problem: Problem | null;
+  can_load: boolean;
+  summary: string;
+}
+/**
+ * One stage of a load; named, so that its progress bar has a name.
+ */
+export interface StageView {
+  name: string;
+  state: "done" | "failed" | "running" | "waiting";
+  done_bytes: number;
+  total_bytes: number;
+  text: string;
+}
+/**
+ * An error as a person reads it.
+ */
+export interface Problem {
+  code: string;
+  message: string;
+  hint: string;
+}
+/**
+ * Region `Capabilities`.
+ */
+export interface CapabilitiesView {
+  title: string;
+  support: Chip;
+  rows: Row[];
+}
+/**
+ * A term and what is said of it.
+ */
+export interface Row {
+  term: string;
+  text: string;
+  tone: "neutral" | "no" | "ok" | "warn";
+}
+/**
+ * Region `In memory`.
+ */
+export interface MemoryView {
+  items: ResidentItem[];
+  chips: Chip[];
+}
+/**
+ * One loaded runtime on the shelf.
+ */
+export interface ResidentItem {
+  id: string;
+  name: string;
+  state: "busy" | "idle" | "loading";
+  current: boolean;
+  pinned: boolean;
+  bars: Segment[];
+  text: string;
+}
+/**
+ * Region `Chat`.
+ */
+export interface ChatView {
+  turns: Turn[];
+  busy: boolean;
+  can_send: boolean;
+  hint: string;
+  status: string;
+  context_tokens: number;
+  context_limit: number;
+}
+/**
+ * One article of the conversation.
+ */
+export interface Turn {
+  id: string;
+  speaker: "model" | "you";
+  text: string;
+  state: "done" | "failed" | "stopped" | "streaming" | "waiting";
+  note: string;
+}
+export interface HeaderEvent {
+  kind: "header";
+  body: HeaderView;
+  v: number;
+  seq: number;
+  job: string | null;
+}
+/**
+ * The line above everything.
+ */
+export interface HeaderView {
+  title: string;
+}
+export interface ModelsEvent {
+  kind: "models";
+  body: ModelsView;
+  v: number;
+  seq: number;
+  job: string | null;
+}
+export interface PlanEvent {
+  kind: "plan";
+  body: PlanView | null;
+  v: number;
+  seq: number;
+  job: string | null;
+}
+export interface LoadingEvent {
+  kind: "loading";
+  body: LoadingView;
+  v: number;
+  seq: number;
+  job: string | null;
+}
+export interface CapabilitiesEvent {
+  kind: "capabilities";
+  body: CapabilitiesView | null;
+  v: number;
+  seq: number;
+  job: string | null;
+}
+export interface MemoryEvent {
+  kind: "memory";
+  body: MemoryView;
+  v: number;
+  seq: number;
+  job: string | null;
+}
+export interface ChatEvent {
+  kind: "chat";
+  body: ChatView;
+  v: number;
+  seq: number;
+  job: string | null;
+}
+export interface ChatDeltaEvent {
+  kind: "chat.delta";
+  body: TextDelta;
+  v: number;
+  seq: number;
+  job: string | null;
+}
+/**
+ * Text to append to a turn.
+ */
+export interface TextDelta {
+  turn: string;
+  text: string;
+}
+export interface Ack {
+  kind: "ack";
+  job: string | null;
+  v: number;
+  id: string;
+}
+export interface Failure {
+  kind: "error";
+  body: Problem;
+  v: number;
+  id: string;
+}
+/**
+ * A page has opened; the reply is followed by a snapshot event.
+ */
+export interface Hello {
+  name: "hello";
+  v: number;
+  id: string;
+  body?: Nothing;
+}
+/**
+ * The body of a command without arguments.
+ */
+export interface Nothing {}
+/**
+ * The page missed an event; the reply is followed by a snapshot event.
+ */
+export interface Resync {
+  name: "resync";
+  v: number;
+  id: string;
+  body?: Nothing1;
+}
+/**
+ * The body of a command without arguments.
+ */
+export interface Nothing1 {}
+export interface Search {
+  name: "search";
+  body: SearchBody;
+  v: number;
+  id: string;
+}
+export interface SearchBody {
+  text: string;
+}
+export interface Choose {
+  name: "choose";
+  body: ChooseBody;
+  v: number;
+  id: string;
+}
+export interface ChooseBody {
+  reference: string;
+}
+export interface Edit {
+  name: "edit";
+  body: EditBody;
+  v: number;
+  id: string;
+}
+export interface EditBody {
+  field:
+    | "backend"
+    | "context_tokens"
+    | "kv_cache_lifecycle"
+    | "kv_cache_strategy"
+    | "kv_cache_window_tokens"
+    | "offload_cpu_layers"
+    | "offload_gpu_layers";
+  value: string;
+}
+/**
+ * Load the chosen model by the current plan; also the retry after a failure.
+ */
+export interface Load {
+  name: "load";
+  v: number;
+  id: string;
+  body?: Nothing2;
+}
+/**
+ * The body of a command without arguments.
+ */
+export interface Nothing2 {}
+/**
+ * Cancel the load that runs.
+ */
+export interface Cancel {
+  name: "cancel";
+  v: number;
+  id: string;
+  body?: Nothing3;
+}
+/**
+ * The body of a command without arguments.
+ */
+export interface Nothing3 {}
+export interface Unload {
+  name: "unload";
+  body: RuntimeBody;
+  v: number;
+  id: string;
+}
+export interface RuntimeBody {
+  runtime: string;
+}
+export interface Pin {
+  name: "pin";
+  body: PinBody;
+  v: number;
+  id: string;
+}
+export interface PinBody {
+  runtime: string;
+  pinned: boolean;
+}
+/**
+ * Talk to another loaded runtime.
+ */
+export interface Use {
+  name: "use";
+  body: RuntimeBody;
+  v: number;
+  id: string;
+}
+export interface Send {
+  name: "send";
+  body: SendBody;
+  v: number;
+  id: string;
+}
+export interface SendBody {
+  text: string;
+}
+/**
+ * Stop the answer that runs; its text so far stays.
+ */
+export interface Stop {
+  name: "stop";
+  v: number;
+  id: string;
+  body?: Nothing4;
+}
+/**
+ * The body of a command without arguments.
+ */
+export interface Nothing4 {}
+/**
+ * Answer the question before this model turn once more.
+ */
+export interface Retry {
+  name: "retry";
+  body: TurnBody;
+  v: number;
+  id: string;
+}
+export interface TurnBody {
+  turn: string;
+}
+/**
+ * Replace a question, drop what follows, answer again.
+ */
+export interface EditTurn {
+  name: "edit-turn";
+  body: EditTurnBody;
+  v: number;
+  id: string;
+}
+export interface EditTurnBody {
+  turn: string;
+  text: string;
+}
+/**
+ * Start a new conversation.
+ */
+export interface Clear {
+  name: "clear";
+  v: number;
+  id: string;
+  body?: Nothing5;
+}
+/**
+ * The body of a command without arguments.
+ */
+export interface Nothing5 {}
+
+export const PROTOCOL_VERSION = 1;
+
+/** The struct of each event, by its kind. */
+export const EVENTS: Record<string, string> = {
+  snapshot: "SnapshotEvent",
+  header: "HeaderEvent",
+  models: "ModelsEvent",
+  plan: "PlanEvent",
+  loading: "LoadingEvent",
+  capabilities: "CapabilitiesEvent",
+  memory: "MemoryEvent",
+  chat: "ChatEvent",
+  "chat.delta": "ChatDeltaEvent",
+};
+
+/** The struct of each reply, by its kind. */
+export const REPLIES: Record<string, string> = { ack: "Ack", error: "Failure" };
+
+/** The shape of everything that comes down, for the reader of messages. */
+export const SHAPES: Record<string, unknown> = {
+  Ack: {
+    type: "object",
+    properties: {
+      kind: { enum: ["ack"] },
+      job: { anyOf: [{ type: "string" }, { type: "null" }], default: null },
+      v: { type: "integer" },
+      id: { type: "string" },
+    },
+  },
+  AnyEvent: {
+    anyOf: [
+      { $ref: "SnapshotEvent" },
+      { $ref: "HeaderEvent" },
+      { $ref: "ModelsEvent" },
+      { $ref: "PlanEvent" },
+      { $ref: "LoadingEvent" },
+      { $ref: "CapabilitiesEvent" },
+      { $ref: "MemoryEvent" },
+      { $ref: "ChatEvent" },
+      { $ref: "ChatDeltaEvent" },
+    ],
+  },
+  AnyReply: { anyOf: [{ $ref: "Ack" }, { $ref: "Failure" }] },
+  CapabilitiesEvent: {
+    type: "object",
+    properties: {
+      kind: { enum: ["capabilities"] },
+      body: { anyOf: [{ $ref: "CapabilitiesView" }, { type: "null" }] },
+      v: { type: "integer" },
+      seq: { type: "integer" },
+      job: { anyOf: [{ type: "string" }, { type: "null" }], default: null },
+    },
+  },
+  CapabilitiesView: {
+    type: "object",
+    properties: {
+      title: { type: "string" },
+      support: { $ref: "Chip" },
+      rows: { type: "array", items: { $ref: "Row" } },
+    },
+  },
+  ChatDeltaEvent: {
+    type: "object",
+    properties: {
+      kind: { enum: ["chat.delta"] },
+      body: { $ref: "TextDelta" },
+      v: { type: "integer" },
+      seq: { type: "integer" },
+      job: { anyOf: [{ type: "string" }, { type: "null" }], default: null },
+    },
+  },
+  ChatEvent: {
+    type: "object",
+    properties: {
+      kind: { enum: ["chat"] },
+      body: { $ref: "ChatView" },
+      v: { type: "integer" },
+      seq: { type: "integer" },
+      job: { anyOf: [{ type: "string" }, { type: "null" }], default: null },
+    },
+  },
+  ChatView: {
+    type: "object",
+    properties: {
+      turns: { type: "array", items: { $ref: "Turn" } },
+      busy: { type: "boolean" },
+      can_send: { type: "boolean" },
+      hint: { type: "string" },
+      status: { type: "string" },
+      context_tokens: { type: "integer", default: 0 },
+      context_limit: { type: "integer", default: 0 },
+    },
+  },
+  Chip: {
+    type: "object",
+    properties: {
+      text: { type: "string" },
+      tone: { enum: ["neutral", "no", "ok", "warn"], default: "neutral" },
+    },
+  },
+  Choice: {
+    type: "object",
+    properties: {
+      value: { type: "string" },
+      label: { type: "string" },
+      disabled: { type: "string", default: "" },
+      help: { type: "string", default: "" },
+    },
+  },
+  Failure: {
+    type: "object",
+    properties: {
+      kind: { enum: ["error"] },
+      body: { $ref: "Problem" },
+      v: { type: "integer" },
+      id: { type: "string" },
+    },
+  },
+  Field: {
+    type: "object",
+    properties: {
+      name: { type: "string" },
+      label: { type: "string" },
+      kind: { enum: ["choice", "count"] },
+      value: { type: "string" },
+      automatic: { type: "string" },
+      help: { type: "string" },
+      choices: { type: "array", items: { $ref: "Choice" }, default: [] },
+      disabled: { type: "string", default: "" },
+      error: { type: "string", default: "" },
+    },
+  },
+  Figure: {
+    type: "object",
+    properties: {
+      value: { type: "string" },
+      unit: { type: "string" },
+      explanation: { type: "string", default: "" },
+    },
+  },
+  HeaderEvent: {
+    type: "object",
+    properties: {
+      kind: { enum: ["header"] },
+      body: { $ref: "HeaderView" },
+      v: { type: "integer" },
+      seq: { type: "integer" },
+      job: { anyOf: [{ type: "string" }, { type: "null" }], default: null },
+    },
+  },
+  HeaderView: { type: "object", properties: { title: { type: "string" } } },
+  LoadingEvent: {
+    type: "object",
+    properties: {
+      kind: { enum: ["loading"] },
+      body: { $ref: "LoadingView" },
+      v: { type: "integer" },
+      seq: { type: "integer" },
+      job: { anyOf: [{ type: "string" }, { type: "null" }], default: null },
+    },
+  },
+  LoadingView: {
+    type: "object",
+    properties: {
+      state: { enum: ["cancelled", "cancelling", "failed", "idle", "loaded", "loading"] },
+      model: { type: "string", default: "" },
+      stages: { type: "array", items: { $ref: "StageView" }, default: [] },
+      problem: { anyOf: [{ $ref: "Problem" }, { type: "null" }], default: null },
+      can_load: { type: "boolean", default: false },
+      summary: { type: "string", default: "" },
+    },
+  },
+  MemoryBar: {
+    type: "object",
+    properties: {
+      place: { enum: ["disk", "gpu", "ram"] },
+      label: { type: "string" },
+      capacity_bytes: { type: "integer" },
+      segments: { type: "array", items: { $ref: "Segment" } },
+      text: { type: "string" },
+    },
+  },
+  MemoryEvent: {
+    type: "object",
+    properties: {
+      kind: { enum: ["memory"] },
+      body: { $ref: "MemoryView" },
+      v: { type: "integer" },
+      seq: { type: "integer" },
+      job: { anyOf: [{ type: "string" }, { type: "null" }], default: null },
+    },
+  },
+  MemoryView: {
+    type: "object",
+    properties: {
+      items: { type: "array", items: { $ref: "ResidentItem" } },
+      chips: { type: "array", items: { $ref: "Chip" } },
+    },
+  },
+  ModelItem: {
+    type: "object",
+    properties: {
+      reference: { type: "string" },
+      name: { type: "string" },
+      group: { enum: ["In the catalog", "On this machine"] },
+      facts: { type: "string" },
+      verdict: { $ref: "Chip" },
+      available: { type: "boolean" },
+      reason: { type: "string", default: "" },
+    },
+  },
+  ModelsEvent: {
+    type: "object",
+    properties: {
+      kind: { enum: ["models"] },
+      body: { $ref: "ModelsView" },
+      v: { type: "integer" },
+      seq: { type: "integer" },
+      job: { anyOf: [{ type: "string" }, { type: "null" }], default: null },
+    },
+  },
+  ModelsView: {
+    type: "object",
+    properties: {
+      query: { type: "string" },
+      items: { type: "array", items: { $ref: "ModelItem" } },
+      chosen: { anyOf: [{ type: "string" }, { type: "null" }] },
+      note: { type: "string" },
+      searching: { type: "boolean", default: false },
+    },
+  },
+  PlanEvent: {
+    type: "object",
+    properties: {
+      kind: { enum: ["plan"] },
+      body: { anyOf: [{ $ref: "PlanView" }, { type: "null" }] },
+      v: { type: "integer" },
+      seq: { type: "integer" },
+      job: { anyOf: [{ type: "string" }, { type: "null" }], default: null },
+    },
+  },
+  PlanView: {
+    type: "object",
+    properties: {
+      fields: { type: "array", items: { $ref: "Field" } },
+      executable: { type: "boolean" },
+      headline: { type: "string" },
+      reason: { type: "string" },
+      bars: { type: "array", items: { $ref: "MemoryBar" } },
+      figures: { type: "array", items: { $ref: "Figure" } },
+      notes: { type: "array", items: { type: "string" }, default: [] },
+      code: { type: "string", default: "" },
+    },
+  },
+  Problem: {
+    type: "object",
+    properties: {
+      code: { type: "string" },
+      message: { type: "string" },
+      hint: { type: "string", default: "" },
+    },
+  },
+  ResidentItem: {
+    type: "object",
+    properties: {
+      id: { type: "string" },
+      name: { type: "string" },
+      state: { enum: ["busy", "idle", "loading"] },
+      current: { type: "boolean" },
+      pinned: { type: "boolean" },
+      bars: { type: "array", items: { $ref: "Segment" } },
+      text: { type: "string" },
+    },
+  },
+  Row: {
+    type: "object",
+    properties: {
+      term: { type: "string" },
+      text: { type: "string" },
+      tone: { enum: ["neutral", "no", "ok", "warn"], default: "neutral" },
+    },
+  },
+  Segment: {
+    type: "object",
+    properties: {
+      kind: { enum: ["activations", "embeddings", "kv", "layers", "used"] },
+      label: { type: "string" },
+      size_bytes: { type: "integer" },
+      parts: { type: "integer", default: 1 },
+    },
+  },
+  Snapshot: {
+    type: "object",
+    properties: {
+      v: { type: "integer" },
+      seq: { type: "integer" },
+      title: { type: "string" },
+      models: { $ref: "ModelsView" },
+      plan: { anyOf: [{ $ref: "PlanView" }, { type: "null" }] },
+      loading: { $ref: "LoadingView" },
+      capabilities: { anyOf: [{ $ref: "CapabilitiesView" }, { type: "null" }] },
+      memory: { $ref: "MemoryView" },
+      chat: { $ref: "ChatView" },
+    },
+  },
+  SnapshotEvent: {
+    type: "object",
+    properties: {
+      kind: { enum: ["snapshot"] },
+      body: { $ref: "Snapshot" },
+      v: { type: "integer" },
+      seq: { type: "integer" },
+      job: { anyOf: [{ type: "string" }, { type: "null" }], default: null },
+    },
+  },
+  StageView: {
+    type: "object",
+    properties: {
+      name: { type: "string" },
+      state: { enum: ["done", "failed", "running", "waiting"] },
+      done_bytes: { type: "integer", default: 0 },
+      total_bytes: { type: "integer", default: 0 },
+      text: { type: "string", default: "" },
+    },
+  },
+  TextDelta: { type: "object", properties: { turn: { type: "string" }, text: { type: "string" } } },
+  Turn: {
+    type: "object",
+    properties: {
+      id: { type: "string" },
+      speaker: { enum: ["model", "you"] },
+      text: { type: "string" },
+      state: { enum: ["done", "failed", "stopped", "streaming", "waiting"] },
+      note: { type: "string", default: "" },
+    },
+  },
+};

@@ -1,0 +1,78 @@
+import type { Field, ModelItem, PlanView, Snapshot, Turn } from "../protocol";
+import { PROTOCOL_VERSION } from "../protocol";
+
+export function item(name: string, more: Partial<ModelItem> = {}): ModelItem {
+  return {
+    reference: `ref/${name}`,
+    name,
+    group: "On this machine",
+    facts: "0.13B parameters, 270 MB, text",
+    verdict: { text: "fits", tone: "ok" },
+    available: true,
+    reason: "",
+    ...more,
+  };
+}
+
+export function field(name: string, label: string, more: Partial<Field> = {}): Field {
+  return {
+    name,
+    label,
+    kind: "count",
+    value: "",
+    automatic: "auto",
+    help: "",
+    choices: [],
+    disabled: "",
+    error: "",
+    ...more,
+  };
+}
+
+export function plan(more: Partial<PlanView> = {}): PlanView {
+  return {
+    fields: [],
+    executable: true,
+    headline: "Runs with transformers-generic on the CPU",
+    reason: "It fits in RAM.",
+    bars: [],
+    figures: [],
+    notes: [],
+    code: "Config()",
+    ...more,
+  };
+}
+
+export function turn(id: string, speaker: Turn["speaker"], text: string, more: Partial<Turn> = {}) {
+  return { id, speaker, text, state: "done" as const, note: "", ...more };
+}
+
+export function snapshot(more: Partial<Snapshot> = {}): Snapshot {
+  return {
+    v: PROTOCOL_VERSION,
+    seq: 0,
+    title: "ollm",
+    models: { query: "", items: [], chosen: null, note: "", searching: false },
+    plan: null,
+    loading: {
+      state: "idle",
+      model: "",
+      stages: [],
+      problem: null,
+      can_load: false,
+      summary: "",
+    },
+    capabilities: null,
+    memory: { items: [], chips: [] },
+    chat: {
+      turns: [],
+      busy: false,
+      can_send: true,
+      hint: "",
+      status: "",
+      context_tokens: 0,
+      context_limit: 0,
+    },
+    ...more,
+  };
+}

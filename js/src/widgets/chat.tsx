@@ -1,0 +1,4 @@
+import { widget } from "../mount/widget";
+import { Chat } from "../parts/chat";
+
+export default widget(Chat);

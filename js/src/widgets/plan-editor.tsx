@@ -1,0 +1,4 @@
+import { widget } from "../mount/widget";
+import { Plan } from "../parts/plan";
+
+export default widget(Plan);

@@ -1,0 +1,4 @@
+import { widget } from "../mount/widget";
+import { Shelf } from "../parts/shelf";
+
+export default widget(Shelf);

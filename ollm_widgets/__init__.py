@@ -1,0 +1,87 @@
+"""Run language models on your own hardware, from the notebook or from plain Python.
+
+Public names are imported when they are first used, so that importing this package, or
+``%load_ext ollm``, costs nothing until a model is wanted.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+_HOMES = {
+    "ollm_widgets.errors": (
+        "Cancelled",
+        "ConfigError",
+        "GatedModelError",
+        "KVStrategyError",
+        "MalformedModelError",
+        "ManagedModelDownloadError",
+        "ModelReferenceError",
+        "OllmError",
+        "OutOfMemory",
+        "PlanNotExecutableError",
+        "ProtocolError",
+        "RuntimeBusyError",
+        "RuntimeClosedError",
+        "SpecializationApplicationError",
+        "SpecializationLoadError",
+        "UnsafeModelError",
+        "UnsupportedModelError",
+    ),
+    "ollm_widgets.models.capabilities": ("CapabilityProfile",),
+    "ollm_widgets.models.reference": ("ModelReference",),
+    "ollm_widgets.models.resolved": ("ResolvedModel",),
+    "ollm_widgets.models.resolver": ("ModelResolver",),
+    "ollm_widgets.planning.config": ("GenerationConfig", "RuntimeConfig"),
+    "ollm_widgets.planning.plan": ("RuntimePlan",),
+    "ollm_widgets.planning.selector": ("BackendSelector",),
+    "ollm_widgets.planning.specialization": ("SpecializationRegistry",),
+    "ollm_widgets.backends.base": ("LoadProgress",),
+    "ollm_widgets.runtime.completion": ("Completion", "Delta"),
+    "ollm_widgets.runtime.loaded": ("LoadedRuntime",),
+    "ollm_widgets.runtime.loader": ("RuntimeLoader",),
+    "ollm_widgets.runtime.manager": ("RuntimeManager", "default_manager"),
+    "ollm_widgets.runtime.residency": ("Lease", "RuntimeEvent"),
+    "ollm_widgets.session.session": ("Session", "default_session"),
+    "ollm_widgets.widgets.capability_card": ("CapabilityCard",),
+    "ollm_widgets.widgets.chat": ("Chat",),
+    "ollm_widgets.widgets.load_panel": ("LoadPanel",),
+    "ollm_widgets.widgets.model_picker": ("ModelPicker",),
+    "ollm_widgets.widgets.plan_editor": ("PlanEditor",),
+    "ollm_widgets.widgets.runtime_shelf": ("RuntimeShelf",),
+    "ollm_widgets.widgets.workbench": ("Workbench",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [*_HOME_OF, "load_ipython_extension", "unload_ipython_extension"]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+def load_ipython_extension(shell: InteractiveShell) -> None:
+    """``%load_ext ollm_widgets``: add ``%ollm`` and ``%%ollm``."""
+    from ollm_widgets.notebook.extension import load_ipython_extension as load
+
+    load(shell)
+
+
+def unload_ipython_extension(shell: InteractiveShell) -> None:
+    """``%unload_ext ollm_widgets``: take the magics away; loaded models stay."""
+    from ollm_widgets.notebook.extension import unload_ipython_extension as unload
+
+    unload(shell)

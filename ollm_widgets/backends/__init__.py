@@ -1,0 +1,1 @@
+"""Backends: each builds and runs an unmodified transformers model in its own way."""

@@ -1,0 +1,82 @@
+"""What a backend is: traits for planning, and a way to load a model by a plan."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ollm_widgets.errors import Cancelled
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from ollm_widgets.planning.plan import RuntimePlan
+    from ollm_widgets.planning.traits import BackendTraits
+
+
+@dataclass(frozen=True, slots=True)
+class LoadProgress:
+    """How far one stage of a load is.
+
+    Parameters
+    ----------
+    stage
+        Name of the stage, as a person reads it: "Prepare files", "Read weights", "Warm up".
+    done_bytes, total_bytes
+        Bytes; a total of 0 means that the amount is not known.
+    """
+
+    stage: str
+    done_bytes: int
+    total_bytes: int
+
+
+ProgressSink = Callable[[LoadProgress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """What a backend hands to a runtime."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    device: torch.device
+    processor: Any = None
+    applied_pass_ids: tuple[str, ...] = ()
+
+
+class Backend(Protocol):
+    """Loads a model by a plan that names this backend."""
+
+    @property
+    def traits(self) -> BackendTraits:
+        """What planning needs to know; costs nothing to ask."""
+        ...
+
+    def load(
+        self,
+        plan: RuntimePlan,
+        folder: Path,
+        progress: ProgressSink,
+        cancel: threading.Event,
+    ) -> LoadedModel:
+        """Load the model in `folder` as `plan` says.
+
+        Raises
+        ------
+        Cancelled
+            Soon after `cancel` is set; nothing stays in memory.
+        OutOfMemory
+            When a tier is too small after all.
+        """
+        ...
+
+
+def check_cancelled(cancel: threading.Event) -> None:
+    """Raise `Cancelled` once `cancel` is set."""
+    if cancel.is_set():
+        raise Cancelled("Loading was cancelled.")

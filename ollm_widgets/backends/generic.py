@@ -1,0 +1,70 @@
+"""``transformers-generic``: the model as transformers loads it, whole, on one device."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from ollm_widgets.backends.base import LoadedModel, LoadProgress, ProgressSink, check_cancelled
+from ollm_widgets.backends.memory import as_out_of_memory
+from ollm_widgets.backends.progress import tensor_sizes, weight_counter
+from ollm_widgets.planning.plan import RuntimePlan
+from ollm_widgets.planning.traits import GENERIC_TRAITS, BackendTraits
+
+
+class GenericBackend:
+    """Any causal model that transformers knows, while it fits on one device."""
+
+    @property
+    def traits(self) -> BackendTraits:
+        """Causal models; the resident cache and a sliding window; no offload."""
+        return GENERIC_TRAITS
+
+    def load(
+        self, plan: RuntimePlan, folder: Path, progress: ProgressSink, cancel: threading.Event
+    ) -> LoadedModel:
+        """Read the weights into the plan's device and dtype, then run one token.
+
+        Raises
+        ------
+        Cancelled
+            Between two tensors, soon after `cancel` is set.
+        OutOfMemory
+            If the device cannot hold the weights after all.
+        """
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        check_cancelled(cancel)
+        sizes = tensor_sizes(folder)
+        progress(LoadProgress("Read weights", 0, sum(sizes.values())))
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+        device = torch.device(plan.device)
+        with as_out_of_memory(plan, device):
+            model = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=getattr(torch, plan.dtype),
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                tqdm_class=weight_counter(sizes, progress, cancel),
+            )
+            check_cancelled(cancel)
+            torch.nn.Module.to(model, device)
+            progress(LoadProgress("Warm up", 0, 0))
+            start = torch.tensor([[_first_token(tokenizer)]], device=device)
+            with torch.inference_mode():
+                model(input_ids=start, use_cache=False)
+        progress(LoadProgress("Warm up", 1, 1))
+        return LoadedModel(model=model, tokenizer=tokenizer, device=device)
+
+
+def _first_token(tokenizer: object) -> int:
+    """Any id that the vocabulary surely has."""
+    for name in ("bos_token_id", "eos_token_id"):
+        token = getattr(tokenizer, name, None)
+        if isinstance(token, int):
+            return token
+    return 0

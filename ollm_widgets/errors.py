@@ -1,0 +1,203 @@
+"""Every exception this package raises on purpose, in one tree under `OllmError`.
+
+Mistakes a person can mend by typing something else also derive from `ValueError`.
+A message says what happened, with numbers; `hint` says what to do next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+
+class OllmError(Exception):
+    """Base of all errors of this package.
+
+    Parameters
+    ----------
+    message
+        What happened, in one sentence with its numbers.
+    hint
+        What to do next; empty when the message already says it.
+    """
+
+    code: ClassVar[str] = "error"
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".strip()
+
+
+class ModelReferenceError(OllmError, ValueError):
+    """The text is not a model reference."""
+
+    code: ClassVar[str] = "bad-reference"
+
+
+class ConfigError(OllmError, ValueError):
+    """A field of a config holds a value that cannot work; `field` names it."""
+
+    code: ClassVar[str] = "bad-config"
+
+    def __init__(self, field: str, message: str, *, hint: str = "") -> None:
+        super().__init__(f"{field}: {message}", hint=hint)
+        self.field = field
+
+
+class UnsupportedModelError(OllmError, ValueError):
+    """The model was found but cannot run, or nothing was found under that name."""
+
+    code: ClassVar[str] = "unsupported-model"
+
+
+class UnsafeModelError(UnsupportedModelError):
+    """The model's files were refused: pickle, remote code, links out of the folder."""
+
+    code: ClassVar[str] = "unsafe-model"
+
+
+class MalformedModelError(UnsupportedModelError):
+    """A config or a tensor file is damaged; the message names the file."""
+
+    code: ClassVar[str] = "malformed-model"
+
+
+class PlanNotExecutableError(OllmError, ValueError):
+    """The plan cannot run as asked; the message carries the plan's reason."""
+
+    code: ClassVar[str] = "plan-not-executable"
+
+
+class ManagedModelDownloadError(OllmError):
+    """The files of a model are not complete.
+
+    Parameters
+    ----------
+    repo_id
+        Hub repository, or the reference that was asked for.
+    folder
+        Where the files should be, if a place is known.
+    gaps
+        Each missing or damaged artifact, one string each.
+    """
+
+    code: ClassVar[str] = "download"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        repo_id: str,
+        folder: Path | None = None,
+        gaps: Sequence[str] = (),
+        hint: str = "",
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.repo_id = repo_id
+        self.folder = folder
+        self.gaps = tuple(gaps)
+
+
+class GatedModelError(ManagedModelDownloadError):
+    """The repository asks for a licence to be accepted first."""
+
+    code: ClassVar[str] = "gated-model"
+
+
+class SpecializationLoadError(OllmError):
+    """The specialized backend could not build the model."""
+
+    code: ClassVar[str] = "specialization-load"
+
+
+class SpecializationApplicationError(OllmError):
+    """Some specialization passes did not apply.
+
+    Parameters
+    ----------
+    planned, applied, failed
+        Ids of the passes in each state.
+    """
+
+    code: ClassVar[str] = "specialization-application"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        planned: Sequence[str],
+        applied: Sequence[str],
+        failed: Sequence[str],
+        hint: str = "",
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.planned = tuple(planned)
+        self.applied = tuple(applied)
+        self.failed = tuple(failed)
+
+
+class KVStrategyError(OllmError, ValueError):
+    """The backend cannot hold the KV cache in the strategy asked for."""
+
+    code: ClassVar[str] = "kv-strategy"
+
+
+class OutOfMemory(OllmError):  # noqa: N818  (the name is public and says what it is)
+    """A tier cannot hold what was asked.
+
+    Parameters
+    ----------
+    tier
+        Where the room was missing, e.g. ``"cpu"`` or ``"cuda:0"``.
+    needed_bytes, free_bytes
+        What was asked and what was free.
+    """
+
+    code: ClassVar[str] = "out-of-memory"
+
+    def __init__(
+        self, message: str, *, tier: str, needed_bytes: int, free_bytes: int, hint: str = ""
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.tier = tier
+        self.needed_bytes = needed_bytes
+        self.free_bytes = free_bytes
+
+
+class Cancelled(OllmError):  # noqa: N818  (not a failure: somebody asked for it)
+    """The operation was cancelled before it finished."""
+
+    code: ClassVar[str] = "cancelled"
+
+
+class RuntimeClosedError(OllmError):
+    """The runtime was closed; load the model again to use it."""
+
+    code: ClassVar[str] = "runtime-closed"
+
+
+class RuntimeBusyError(OllmError):
+    """A runtime is in use and did not become idle in time."""
+
+    code: ClassVar[str] = "runtime-busy"
+
+
+class CoolDownError(OllmError):
+    """The same load failed a moment ago; `seconds_left` until it is tried again."""
+
+    code: ClassVar[str] = "cool-down"
+
+    def __init__(self, message: str, *, seconds_left: float, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.seconds_left = seconds_left
+
+
+class ProtocolError(OllmError, ValueError):
+    """A message from the page does not follow the protocol."""
+
+    code: ClassVar[str] = "bad-message"

@@ -1,0 +1,1 @@
+"""What a model is and where its files are: reference, catalog, inspection, materialization."""

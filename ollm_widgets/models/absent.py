@@ -1,0 +1,117 @@
+"""What is said of a model whose files are not on this machine, or that nobody knows."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+from ollm_widgets.models.capabilities import DEFAULT_REASONS, CapabilityProfile, Reason
+from ollm_widgets.models.catalog import CatalogEntry
+from ollm_widgets.models.examination import unsupported_kind_text
+from ollm_widgets.models.reference import ModelReference
+from ollm_widgets.models.resolved import ResolvedModel
+
+_HUB_ADDRESSES = ("https://huggingface.co/", "http://huggingface.co/", "huggingface.co/")
+
+
+def absent_catalog_model(
+    reference: ModelReference, entry: CatalogEntry, looked_in: str
+) -> ResolvedModel:
+    """Describe a catalog model that is not here, from the catalog's facts."""
+    refusal = (
+        None
+        if entry.generic_model_kind == "causal-lm"
+        else unsupported_kind_text(entry.generic_model_kind)
+    )
+    reasons = DEFAULT_REASONS
+    if refusal is not None:
+        reasons = (Reason("support_level", refusal), *reasons)
+    return ResolvedModel(
+        reference=reference,
+        source_kind="builtin",
+        normalized_name=entry.alias,
+        capabilities=CapabilityProfile(
+            support_level="generic" if refusal is None else "unsupported",
+            modalities=entry.modalities,
+            requires_processor=len(entry.modalities) > 1,
+            details=("These are the catalog's facts; the files are not on this machine.",),
+            parameters=entry.parameters,
+            bytes_on_disk=entry.bytes_on_disk,
+            dtype=entry.dtype,
+            context_length=entry.context_length,
+            layers=entry.layers,
+            experts=entry.experts,
+            active_experts=entry.active_experts,
+            licence=entry.licence,
+            gated=entry.gated,
+            reasons=reasons,
+        ),
+        repo_id=entry.repo_id,
+        catalog_entry=entry,
+        native_family=entry.native_family,
+        generic_model_kind=entry.generic_model_kind,
+        resolution_message=refusal or f"{entry.repo_id} is not on this machine ({looked_in}).",
+        problem=None if refusal is None else "unsupported",
+    )
+
+
+def absent_hub_model(
+    reference: ModelReference, repo_id: str, looked_in: str, entry: CatalogEntry | None = None
+) -> ResolvedModel:
+    """Describe a hub repository that is not here; `entry` lends its licence and gating."""
+    return ResolvedModel(
+        reference=reference,
+        source_kind="hugging-face",
+        normalized_name=repo_id,
+        capabilities=CapabilityProfile(
+            support_level="generic",
+            details=("Its config and tensor headers are read once its files are here.",),
+            licence=entry.licence if entry else None,
+            gated=entry.gated if entry else None,
+        ),
+        repo_id=repo_id,
+        revision=reference.revision,
+        resolution_message=f"{repo_id} is not on this machine ({looked_in}).",
+    )
+
+
+def unknown_model(
+    reference: ModelReference, managed: Path, catalog: Sequence[CatalogEntry]
+) -> ResolvedModel:
+    """Describe a name that nothing was found under: what was tried, and what may be meant."""
+    message = (
+        f"Nothing was found under {str(reference)!r}: it is no path on this machine, no catalog "
+        f"alias, no hub repository (org/name), and {managed} is no folder. "
+        f"{_suggestion(reference, catalog)}"
+    )
+    return ResolvedModel(
+        reference=reference,
+        source_kind="opaque",
+        normalized_name=reference.identifier,
+        capabilities=CapabilityProfile(
+            support_level="unsupported",
+            supports_local_materialization=False,
+            reasons=(
+                Reason("support_level", message),
+                Reason("supports_local_materialization", "There is nothing to bring."),
+                *DEFAULT_REASONS,
+            ),
+        ),
+        revision=reference.revision,
+        resolution_message=message,
+        problem="unsupported",
+    )
+
+
+def _suggestion(reference: ModelReference, catalog: Sequence[CatalogEntry]) -> str:
+    text = reference.identifier
+    for address in _HUB_ADDRESSES:
+        if text.startswith(address):
+            repo_id = "/".join(text.removeprefix(address).split("/")[:2])
+            return f"Did you mean {repo_id}?"
+    aliases = {entry.alias.casefold(): entry.alias for entry in catalog}
+    close = difflib.get_close_matches(text.casefold(), aliases, n=1, cutoff=0.55)
+    if close:
+        return f"Did you mean {aliases[close[0]]}?"
+    return f"The aliases are {', '.join(aliases.values())}."

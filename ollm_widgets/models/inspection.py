@@ -1,0 +1,101 @@
+"""From a model's files to a `ResolvedModel`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ollm_widgets.models.capabilities import DEFAULT_REASONS, CapabilityProfile, Reason
+from ollm_widgets.models.catalog import CatalogEntry
+from ollm_widgets.models.examination import Examination, examine
+from ollm_widgets.models.reference import ModelReference
+from ollm_widgets.models.resolved import ResolvedModel, SourceKind
+
+NO_CHAT_TEMPLATE = "The model's files carry no chat template; text reaches the model as typed."
+
+
+def inspect_materialized_model(  # noqa: PLR0917  (a public signature, called by position too)
+    reference: ModelReference | str,
+    path: Path,
+    source_kind: SourceKind,
+    repo_id: str | None = None,
+    revision: str | None = None,
+    catalog_entry: CatalogEntry | None = None,
+) -> ResolvedModel:
+    """Say what the model at `path` is, from its config and tensor headers.
+
+    No weights are read, no code of the model is run, nothing is downloaded. A model that is
+    damaged, unsafe or of an unknown kind comes back unsupported, with the reason as its
+    `resolution_message`.
+
+    Parameters
+    ----------
+    reference
+        What was asked for.
+    path
+        Model folder, ``.gguf`` file, or ``.safetensors`` file beside its config.
+    source_kind
+        How the reference was understood.
+    repo_id, revision, catalog_entry
+        Where the files come from, where that is known.
+    """
+    if isinstance(reference, str):
+        reference = ModelReference.parse(reference)
+    found = examine(path)
+    entry = catalog_entry
+    name = entry.alias if entry is not None else repo_id
+    return ResolvedModel(
+        reference=reference,
+        source_kind=source_kind,
+        normalized_name=name or str(path),
+        capabilities=_profile(found, entry),
+        model_path=found.path,
+        repo_id=repo_id,
+        revision=revision,
+        catalog_entry=entry,
+        native_family=entry.native_family if entry is not None else found.model_type,
+        architecture=found.architecture,
+        model_type=found.model_type,
+        generic_model_kind=found.kind,
+        resolution_message=_message(found),
+        shape=found.shape,
+        weights=found.weights,
+        weight_format=found.weight_format,
+        problem=found.problem,
+    )
+
+
+def _message(found: Examination) -> str:
+    if found.refusal is not None:
+        return found.refusal
+    if found.gaps:
+        return f"Found at {found.path}, incomplete: {' '.join(found.gaps)}"
+    return f"Found at {found.path}."
+
+
+def _profile(found: Examination, entry: CatalogEntry | None) -> CapabilityProfile:
+    reasons = list(DEFAULT_REASONS)
+    if found.refusal is not None:
+        reasons.insert(0, Reason("support_level", found.refusal))
+    if found.gaps:
+        reasons.append(Reason("supports_local_materialization", " ".join(found.gaps)))
+    if found.has_chat_template is False:
+        reasons.append(Reason("has_chat_template", NO_CHAT_TEMPLATE))
+    weights, shape = found.weights, found.shape
+    return CapabilityProfile(
+        support_level="unsupported" if found.refusal is not None else "generic",
+        modalities=found.modalities,
+        requires_processor=len(found.modalities) > 1,
+        supports_local_materialization=not found.gaps,
+        details=found.details,
+        parameters=weights.parameters if weights else None,
+        bytes_on_disk=weights.total_bytes if weights else None,
+        dtype=found.dtype,
+        context_length=(shape.context_length or None) if shape else None,
+        layers=shape.layers if shape else None,
+        has_chat_template=found.has_chat_template,
+        experts=found.experts,
+        active_experts=found.active_experts,
+        licence=found.licence or (entry.licence if entry else None),
+        gated=entry.gated if entry else None,
+        reasons=tuple(reasons),
+    )

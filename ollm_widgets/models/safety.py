@@ -1,0 +1,114 @@
+"""What is refused before a file of a model is used: pickle, remote code, links that leave."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from ollm_widgets.errors import UnsafeModelError
+from ollm_widgets.models.config_file import JSONObject, read_config, read_json_object
+
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+MAX_ENTRIES = 10_000
+_CODE_FILES = ("tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a model folder that could run code or read files outside itself.
+
+    Raises
+    ------
+    UnsafeModelError
+        When a link leaves the folder, the weights are pickle files only, a config asks for
+        remote code, or a config is absurdly large.
+    MalformedModelError
+        When ``config.json`` exists and cannot be parsed.
+    """
+    check_links(folder)
+    check_weight_formats(folder)
+    if (folder / "config.json").exists():
+        check_code(folder, read_config(folder))
+
+
+def check_links(folder: Path) -> None:
+    """Refuse links that leave the folder.
+
+    In the hub's cache a snapshot links into the blobs of its own repository, so there the
+    repository's cache folder is the border.
+    """
+    border = _border(folder)
+    for entry in _entries(folder):
+        if not entry.is_symlink():
+            continue
+        target = Path(os.path.realpath(entry.path))
+        if not target.is_relative_to(border):
+            raise UnsafeModelError(
+                f"{entry.path} is a link to {target}, outside of {border}.",
+                hint="Replace the link by the file itself if you trust it.",
+            )
+
+
+def pickle_files(folder: Path) -> tuple[str, ...]:
+    """Names of the folder's pickle files, sorted."""
+    return tuple(
+        sorted(path.name for path in folder.iterdir() if path.suffix.lower() in PICKLE_SUFFIXES)
+    )
+
+
+def check_weight_formats(folder: Path) -> None:
+    """Refuse a folder whose only weights are pickle files."""
+    pickles = pickle_files(folder)
+    if not pickles:
+        return
+    safe = any(path.suffix.lower() in (".safetensors", ".gguf") for path in folder.iterdir())
+    if not safe:
+        raise UnsafeModelError(
+            f"{folder} holds its weights as pickle only ({', '.join(pickles[:3])}"
+            f"{', ...' if len(pickles) > 3 else ''}); reading pickle can run any code.",
+            hint="Use a safetensors version of the model, or convert it to safetensors where "
+            "you trust its source.",
+        )
+
+
+def check_code(folder: Path, config: JSONObject) -> None:
+    """Refuse a model whose configs ask transformers to import code from the folder."""
+    configs = [("config.json", config)]
+    for name in _CODE_FILES:
+        if (folder / name).is_file():
+            configs.append((name, read_json_object(folder / name, 100_000_000)))
+    for name, content in configs:
+        if content.get("auto_map"):
+            raise UnsafeModelError(
+                f"{folder / name} asks for code that comes with the model (auto_map); remote "
+                "code is never run.",
+                hint="Use a version of the model that transformers supports by itself.",
+            )
+
+
+def _border(folder: Path) -> Path:
+    resolved = Path(os.path.realpath(folder))
+    if resolved.parent.name == "snapshots" and resolved.parent.parent.name.startswith("models--"):
+        return resolved.parent.parent
+    return resolved
+
+
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Entries of the folder and of the folders right in it; transformers reads no deeper."""
+    count = 0
+    folders = [str(folder)]
+    for depth in (0, 1):
+        below: list[str] = []
+        for name in folders:
+            with os.scandir(name) as entries:
+                for entry in entries:
+                    count += 1
+                    if count > MAX_ENTRIES:
+                        raise UnsafeModelError(
+                            f"{folder} holds more than {MAX_ENTRIES:,} files.",
+                            hint="Name the folder of one model.",
+                        )
+                    yield entry
+                    if depth == 0 and entry.is_dir(follow_symlinks=False):
+                        below.append(entry.path)
+        folders = below

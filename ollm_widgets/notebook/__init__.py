@@ -1,0 +1,1 @@
+"""The IPython extension, its magics and their completion."""

@@ -1,0 +1,126 @@
+"""What can be typed after ``%ollm`` and ``%%ollm``."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from typing import Any, NoReturn, get_args
+
+from ollm_widgets.errors import ConfigError
+from ollm_widgets.planning.config import (
+    BackendId,
+    DTypeChoice,
+    GenerationConfig,
+    KVStrategyId,
+    RuntimeConfig,
+    SelectorProfile,
+)
+
+COMMANDS = ("plan", "load", "list", "info", "unload")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises instead of ending the process."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(self.prog, f"{message}.", hint=f"Type {self.prog} --help for help.")
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        raise HelpShown
+
+
+class HelpShown(Exception):  # noqa: N818  (control flow: --help has printed the help)
+    """The help was asked for and has been printed."""
+
+
+def line_parser() -> argparse.ArgumentParser:
+    """Parser of ``%ollm``."""
+    parser = _Parser(
+        prog="%ollm",
+        description="Run language models in this kernel. Without a command: the workbench.",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="plan|load|list|info|unload")
+    plan = commands.add_parser("plan", help="what would run, does it fit, how fast; loads nothing")
+    load = commands.add_parser("load", help="load a model, or return it if it is loaded")
+    for command in (plan, load):
+        command.add_argument("model", nargs="?", help="alias, hub id, folder or GGUF file")
+        _add_config_options(command)
+    commands.add_parser("list", help="models of the catalog and on this machine")
+    info = commands.add_parser("info", help="what a model is and can do")
+    info.add_argument("model", nargs="?", help="a reference; by default the model in use")
+    unload = commands.add_parser("unload", help="give a model's memory back")
+    unload.add_argument("model", nargs="?", help="a loaded model; by default the one in use")
+    unload.add_argument("--all", action="store_true", help="every loaded model")
+    unload.add_argument("--force", action="store_true", help="stop a running answer first")
+    return parser
+
+
+def cell_parser() -> argparse.ArgumentParser:
+    """Parser of ``%%ollm``."""
+    parser = _Parser(prog="%%ollm", description="Send the cell to a model and stream its answer.")
+    parser.add_argument("model", nargs="?", help="by default the model in use")
+    parser.add_argument("--into", metavar="NAME", help="keep the Completion in this variable")
+    parser.add_argument("--system", metavar="TEXT", help="instruction before the question")
+    parser.add_argument("--max-new-tokens", type=int, metavar="N")
+    parser.add_argument("--temperature", type=float, metavar="T", help="0 is greedy, the default")
+    parser.add_argument("--top-p", type=float, metavar="P")
+    parser.add_argument("--seed", type=int, metavar="N")
+    parser.add_argument("--stop", action="append", metavar="TEXT", help="end the answer here")
+    return parser
+
+
+def split(line: str) -> list[str]:
+    """Split a line as a shell would.
+
+    Raises
+    ------
+    ConfigError
+        For a quote that is not closed.
+    """
+    try:
+        return shlex.split(line)
+    except ValueError as error:
+        raise ConfigError("%ollm", f"{error}.", hint="Close the quote.") from error
+
+
+def config_of(arguments: argparse.Namespace, model: str) -> RuntimeConfig:
+    """The config that the options describe."""
+    given = {name: getattr(arguments, name, None) for name in CONFIG_OPTIONS}
+    return RuntimeConfig(
+        model, **{name: value for name, value in given.items() if value is not None}
+    )
+
+
+def generation_of(arguments: argparse.Namespace) -> GenerationConfig:
+    """The generation config that the options describe."""
+    names = ("max_new_tokens", "temperature", "top_p", "seed")
+    given: dict[str, Any] = {name: getattr(arguments, name) for name in names}
+    if arguments.stop:
+        given["stop"] = tuple(arguments.stop)
+    return GenerationConfig(**{name: value for name, value in given.items() if value is not None})
+
+
+CONFIG_OPTIONS: dict[str, dict[str, Any]] = {
+    "backend": {"choices": get_args(BackendId)},
+    "device": {"metavar": "DEVICE", "help": "auto, cpu, cuda, cuda:1, mps"},
+    "dtype": {"choices": get_args(DTypeChoice)},
+    "kv_cache_strategy": {"choices": get_args(KVStrategyId)},
+    "strategy_selector_profile": {"choices": get_args(SelectorProfile)},
+    "kv_cache_window_tokens": {"type": int, "metavar": "N", "help": "keep the last N tokens"},
+    "offload_gpu_layers": {"type": int, "metavar": "N", "help": "layers on the accelerator"},
+    "offload_cpu_layers": {"type": int, "metavar": "N", "help": "layers in host memory"},
+    "context_tokens": {"type": int, "metavar": "N", "help": "tokens to plan for"},
+    "gpu_memory_budget": {"metavar": "SIZE", "help": "e.g. 6GiB"},
+    "cpu_memory_budget": {"metavar": "SIZE", "help": "e.g. 12GiB"},
+    "models_dir": {"metavar": "FOLDER", "help": "where managed models are"},
+}
+
+
+def flag(option: str) -> str:
+    """``--kv-cache-strategy`` for ``kv_cache_strategy``."""
+    return "--" + option.replace("_", "-")
+
+
+def _add_config_options(parser: argparse.ArgumentParser) -> None:
+    for name, settings in CONFIG_OPTIONS.items():
+        parser.add_argument(flag(name), dest=name, **settings)

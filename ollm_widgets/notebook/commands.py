@@ -1,0 +1,184 @@
+"""What each form of the magic does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ollm_widgets.errors import ConfigError, OllmError
+from ollm_widgets.models.catalog import DEFAULT_ALIAS
+from ollm_widgets.notebook.arguments import (
+    COMMANDS,
+    cell_parser,
+    config_of,
+    generation_of,
+    line_parser,
+    split,
+)
+from ollm_widgets.notebook.progress import ProgressLine
+from ollm_widgets.planning.config import RuntimeConfig
+from ollm_widgets.render.units import format_memory
+from ollm_widgets.runtime.completion import Completion
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from ollm_widgets.runtime.completion import Delta
+    from ollm_widgets.runtime.loaded import LoadedRuntime
+    from ollm_widgets.runtime.residency import Lease
+    from ollm_widgets.session.session import Session
+
+
+class Commands:
+    """Runs the magics of one shell on one session."""
+
+    def __init__(self, shell: InteractiveShell, session: Session) -> None:
+        self._shell = shell
+        self._session = session
+
+    # ------------------------------------------------------------------ %ollm
+
+    def line(self, line: str) -> Any:
+        """Run ``%ollm ...``; what it returns is the cell's result."""
+        words = split(line)
+        if words and not words[0].startswith("-") and words[0] not in COMMANDS:
+            raise ConfigError(
+                "%ollm",
+                f"{words[0]!r} is no command.",
+                hint=f"Type one of {', '.join(COMMANDS)}, or %ollm alone for the workbench.",
+            )
+        arguments = line_parser().parse_args(words)
+        run: dict[str | None, Callable[[argparse.Namespace], Any]] = {
+            None: self._workbench,
+            "plan": self._plan,
+            "load": self._load,
+            "list": self._list,
+            "info": self._info,
+            "unload": self._unload,
+        }
+        return run[arguments.command](arguments)
+
+    def _workbench(self, _arguments: argparse.Namespace) -> Any:
+        from ollm_widgets.widgets.workbench import Workbench
+
+        return Workbench(self._session)
+
+    def _plan(self, arguments: argparse.Namespace) -> Any:
+        return self._session.manager.loader.plan(config_of(arguments, self._model(arguments)))
+
+    def _load(self, arguments: argparse.Namespace) -> LoadedRuntime | None:
+        lease = self._acquire(config_of(arguments, self._model(arguments)))
+        if lease is None:
+            return None
+        with lease:
+            self._session.use(lease.id)
+            return lease.runtime
+
+    def _list(self, _arguments: argparse.Namespace) -> Any:
+        from ollm_widgets.notebook.listing import ModelListing
+        from ollm_widgets.session.shelf import list_models
+
+        loaded = tuple(resident.id for resident in self._session.manager.residents())
+        return ModelListing(list_models(self._session.manager.loader), loaded)
+
+    def _info(self, arguments: argparse.Namespace) -> Any:
+        manager = self._session.manager
+        if arguments.model is None and self._session.runtime is not None:
+            return self._session.runtime
+        model = self._model(arguments)
+        return manager.get(model) or manager.loader.resolve(model)
+
+    def _unload(self, arguments: argparse.Namespace) -> None:
+        manager = self._session.manager
+        if arguments.all:
+            unloaded = manager.unload_all(arguments.force)
+        else:
+            model = arguments.model or self._session.runtime_id
+            if model is None:
+                raise ConfigError("model", "no model is loaded.", hint="Nothing to unload.")
+            unloaded = (manager.unload(self._resident_id(model), arguments.force),)
+        for one in unloaded:
+            print(f"{one.name} was unloaded, {format_memory(one.freed_bytes)} given back.")
+        if not unloaded:
+            print("No model was loaded.")
+
+    # ------------------------------------------------------------------ %%ollm
+
+    def cell(self, line: str, cell: str) -> None:
+        """Run ``%%ollm``: stream the answer, keep it where asked."""
+        arguments = cell_parser().parse_args(split(line))
+        if arguments.into and not arguments.into.isidentifier():
+            raise ConfigError("--into", f"{arguments.into!r} is no variable name.")
+        generation = generation_of(arguments)
+        generation.validate()
+        if not cell.strip():
+            raise ConfigError("%%ollm", "the cell is empty.", hint="Write the question below it.")
+        lease = self._lease(arguments.model)
+        if lease is None:
+            return
+        messages = [{"role": "user", "content": cell.strip()}]
+        if arguments.system:
+            messages.insert(0, {"role": "system", "content": arguments.system})
+        with lease:
+            template = lease.runtime.tokenizer.chat_template
+            prompt = messages if template else cell.strip()
+            completion = self._stream(lease.runtime, prompt, generation)
+        if completion is not None and arguments.into:
+            self._shell.user_ns[arguments.into] = completion
+
+    def _stream(self, runtime: LoadedRuntime, prompt: Any, generation: Any) -> Completion | None:
+        """Print the answer as it comes; an interrupt stops it and keeps what there is."""
+        pieces: list[str] = []
+        last: Delta | None = None
+        try:
+            for last in runtime.stream(prompt, generation):
+                pieces.append(last.text)
+                print(last.text, end="", flush=True)
+        except KeyboardInterrupt:
+            print("\n[stopped]")
+        else:
+            print()
+        return Completion.of("".join(pieces), runtime.name, last) if last else None
+
+    # ------------------------------------------------------------------ inside
+
+    def _model(self, arguments: argparse.Namespace) -> str:
+        """The model that was named, else the one in use, else the default."""
+        if arguments.model:
+            return str(arguments.model)
+        config = self._session.config
+        return str(config.model_reference) if config else DEFAULT_ALIAS
+
+    def _lease(self, model: str | None) -> Lease | None:
+        manager = self._session.manager
+        name = model or self._session.runtime_id
+        if name is not None and manager.get(name) is not None:
+            return manager.borrow(name)
+        config = self._session.config if model is None else None
+        lease = self._acquire(config or RuntimeConfig(model or DEFAULT_ALIAS))
+        if lease is not None:
+            self._session.use(lease.id)
+        return lease
+
+    def _acquire(self, config: RuntimeConfig) -> Lease | None:
+        """Load with a line of progress; None after an interrupt."""
+        with ProgressLine(config.model_reference) as line:
+            try:
+                return self._session.manager.acquire(config, line.show)
+            except KeyboardInterrupt:
+                line.end("was cancelled")
+                return None
+
+    def _resident_id(self, model: str) -> str:
+        """The id of a loaded model, named by its id or by any reference to it."""
+        manager = self._session.manager
+        if manager.get(model) is not None:
+            return model
+        try:
+            runtime = manager.get(RuntimeConfig(model))
+        except OllmError:
+            runtime = None
+        ids = [resident.id for resident in manager.residents() if resident.runtime is runtime]
+        return ids[0] if runtime is not None and ids else model

@@ -1,0 +1,60 @@
+"""Completion of what follows ``%ollm`` and ``%%ollm``, without network."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+# IPython passes the line as typed; cell magics and line magics are dispatched by their prefix.
+_KEYS = ("%ollm", "%%ollm")
+
+
+def add_completion(shell: InteractiveShell) -> None:
+    """Complete arguments of the magics in `shell`."""
+    for key in _KEYS:
+        shell.set_hook("complete_command", _complete, str_key=key)  # type: ignore[no-untyped-call]  # IPython does not annotate it
+
+
+def remove_completion(shell: InteractiveShell) -> None:
+    """Take the completion away again."""
+    dispatcher = shell.strdispatchers.get("complete_command")
+    if dispatcher is not None:
+        for key in _KEYS:
+            dispatcher.strs.pop(key, None)
+
+
+def _complete(_shell: object, event: Any) -> list[str]:
+    return suggest(event.line)
+
+
+def suggest(line: str) -> list[str]:
+    """Words that may stand where `line` ends; IPython keeps those that fit."""
+    from ollm_widgets.notebook.arguments import COMMANDS, CONFIG_OPTIONS, flag
+
+    words = line.split()
+    done = words if line.endswith(" ") else words[:-1]
+    typing = "" if line.endswith(" ") or not words else words[-1]
+    if done and done[-1].startswith("--"):
+        choices = CONFIG_OPTIONS.get(done[-1][2:].replace("-", "_"), {}).get("choices", ())
+        if choices:
+            return list(choices)
+    if words and words[0] == "%%ollm":
+        options = ["--into", "--system", "--max-new-tokens", "--temperature", "--top-p"]
+        return [*options, "--seed", "--stop"] if typing.startswith("-") else _models()
+    if len(done) <= 1:
+        return list(COMMANDS)
+    if typing.startswith("-"):
+        return [flag(name) for name in CONFIG_OPTIONS] if done[1] in ("plan", "load") else []
+    return [] if done[1] == "list" else _models()
+
+
+def _models() -> list[str]:
+    from ollm_widgets.models.catalog import CATALOG
+    from ollm_widgets.session.session import default_session
+
+    session = default_session()
+    loaded = [resident.id for resident in session.manager.residents()]
+    local = [model.reference for model in session.models]
+    return list(dict.fromkeys([*loaded, *(entry.alias for entry in CATALOG), *local]))

@@ -1,0 +1,56 @@
+"""One line of text that shows how far a load is."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from ollm_widgets.render.units import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from ollm_widgets.backends.base import LoadProgress
+
+_EVERY_S = 0.1
+_WIDTH = 72
+
+
+class ProgressLine:
+    """Rewrites its line in place, in a notebook and in a terminal."""
+
+    def __init__(self, model: object) -> None:
+        self._model = str(model)
+        self._started = time.monotonic()
+        self._written = 0.0
+        self._shown = False
+
+    def show(self, progress: LoadProgress) -> None:
+        """Write the stage and its bytes, at most ten times a second."""
+        now = time.monotonic()
+        if self._shown and now - self._written < _EVERY_S:
+            return
+        self._written, self._shown = now, True
+        amount = ""
+        if progress.total_bytes > 1:
+            share = 100 * progress.done_bytes // progress.total_bytes
+            amount = f", {share} % of {format_bytes(progress.total_bytes)}"
+        self._write(f"{self._model}: {progress.stage.lower()}{amount}")
+
+    def end(self, outcome: str) -> None:
+        """Say how it ended; nothing was shown for a model that was in memory already."""
+        if self._shown:
+            seconds = format_seconds(time.monotonic() - self._started)
+            self._write(f"{self._model}: {outcome} after {seconds}")
+            sys.stdout.write("\n")
+            self._shown = False
+
+    def __enter__(self) -> ProgressLine:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
+        self.end("ready" if kind is None else "failed")
+        sys.stdout.flush()
+
+    def _write(self, text: str) -> None:
+        sys.stdout.write("\r" + text[:_WIDTH].ljust(_WIDTH))
+        sys.stdout.flush()

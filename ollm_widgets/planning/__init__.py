@@ -1,0 +1,1 @@
+"""What would run, whether it fits and how fast: decided without loading anything."""

@@ -1,0 +1,159 @@
+"""Which KV strategy a plan uses, by which rule, and what to try if it cannot be built."""
+
+from __future__ import annotations
+
+from ollm_widgets.errors import KVStrategyError
+from ollm_widgets.models.resolved import ResolvedModel
+from ollm_widgets.planning.config import RuntimeConfig
+from ollm_widgets.planning.ids import KVRule, KVStrategyId
+from ollm_widgets.planning.kv_presets import DEFAULT_WINDOW_TOKENS, preset_of
+from ollm_widgets.planning.parts import KVPlan, MemoryMap, TierMemory
+from ollm_widgets.planning.traits import BackendTraits
+
+DEFAULT_CONTEXT_TOKENS = 4096
+_RING: KVStrategyId = "sliding-window-ring-buffer"
+# Lossless, and at home on disk: what stands in when memory is short.
+_ON_DISK: tuple[KVStrategyId, ...] = ("paged", "tiered-write-back", "chunked")
+_CLEARLY = 0.5  # of the room left, so that a plan that is a little wrong still fits
+
+
+def planned_context(config: RuntimeConfig, resolved: ResolvedModel) -> int:
+    """Return the tokens to plan for: as asked, else the model's context, at most 4,096."""
+    if config.context_tokens is not None:
+        return config.context_tokens
+    return min(resolved.capabilities.context_length or DEFAULT_CONTEXT_TOKENS, 4096)
+
+
+def planned_window(config: RuntimeConfig, resolved: ResolvedModel) -> int | None:
+    """Return the tokens that a bounded window would keep; None where all are kept."""
+    asked = config.kv_cache_strategy == _RING or config.kv_cache_window_tokens is not None
+    by_profile = (
+        config.kv_cache_strategy is None and config.strategy_selector_profile == "bounded-window"
+    )
+    if asked or (by_profile and not _own_attention(resolved)):
+        return config.kv_cache_window_tokens or DEFAULT_WINDOW_TOKENS
+    return None
+
+
+def choose_strategy(
+    config: RuntimeConfig, traits: BackendTraits, resolved: ResolvedModel, memory: MemoryMap
+) -> KVPlan:
+    """Choose the KV strategy: explicit, bounded window, no disk cache, then the profile.
+
+    Parameters
+    ----------
+    memory
+        The memory map with a KV cache of the whole planned context.
+
+    Raises
+    ------
+    KVStrategyError
+        If what was asked for cannot be held: the strategy, the window or the lifecycle.
+    """
+    window = planned_window(config, resolved)
+    strategy, rule, why, fallbacks = _choose(config, traits, resolved, memory, window)
+    _require_held(strategy, traits)
+    if strategy == _RING and _own_attention(resolved):
+        raise KVStrategyError(
+            f"{_RING} needs full attention in every layer; this model has "
+            f"{_own_attention(resolved)}.",
+            hint="Leave the KV strategy and the window empty: its own layers bound their memory.",
+        )
+    if config.kv_cache_lifecycle == "persistent" and not preset_of(strategy).uses_disk:
+        raise KVStrategyError(
+            f"A persistent KV cache needs a strategy with pages on disk; {strategy} has none, "
+            f"and {traits.backend_id} holds {', '.join(traits.kv_strategies)}.",
+            hint="Use the lifecycle runtime-scoped.",
+        )
+    return KVPlan(
+        strategy=strategy,
+        rule=rule,
+        why=why,
+        fallbacks=tuple(
+            each for each in fallbacks if each in traits.kv_strategies and each != strategy
+        ),
+        window_tokens=window if strategy == _RING else None,
+        context_tokens=planned_context(config, resolved),
+    )
+
+
+def refused_strategy(config: RuntimeConfig, resolved: ResolvedModel, why: str) -> KVPlan:
+    """Return what was asked for, to show beside the reason why it cannot be had."""
+    window = planned_window(config, resolved)
+    asked = config.kv_cache_strategy or ("resident" if window is None else _RING)
+    return KVPlan(
+        strategy=asked,
+        rule="explicit",
+        why=why,
+        window_tokens=window if asked == _RING else None,
+        context_tokens=planned_context(config, resolved),
+    )
+
+
+_Choice = tuple[KVStrategyId, KVRule, str, tuple[KVStrategyId, ...]]
+
+
+def _choose(
+    config: RuntimeConfig,
+    traits: BackendTraits,
+    resolved: ResolvedModel,
+    memory: MemoryMap,
+    window: int | None,
+) -> _Choice:
+    if config.kv_cache_strategy is not None:
+        return config.kv_cache_strategy, "explicit", "It was asked for.", ()
+    if window is not None:
+        by_window = config.kv_cache_window_tokens is not None
+        source = "A window was asked for" if by_window else "The profile is bounded-window"
+        # A window that was typed is a wish, not a hint: nothing stands in for it.
+        return (
+            _RING,
+            "bounded-window",
+            f"{source}: the last {window:,} tokens are kept.",
+            () if by_window else ("resident",),
+        )
+    if not traits.supports_disk_cache:
+        return "resident", "no-disk-cache", f"{traits.backend_id} keeps no KV cache on disk.", ()
+    return _by_profile(config, traits, resolved, memory)
+
+
+def _by_profile(
+    config: RuntimeConfig, traits: BackendTraits, resolved: ResolvedModel, memory: MemoryMap
+) -> _Choice:
+    on_disk = next((each for each in _ON_DISK if each in traits.kv_strategies), "resident")
+    tier = next((tier for tier in memory.tiers if tier.kv_bytes), None)
+    if config.strategy_selector_profile == "latency":
+        if tier is None or tier.fits:
+            return "resident", "latency", "It fits, and nothing is faster.", _ON_DISK
+        return on_disk, "latency", "A resident cache does not fit.", _ON_DISK
+    if config.strategy_selector_profile == "capacity":
+        quantizes = "quantized-cold-tier" in traits.kv_strategies
+        if quantizes and resolved.capabilities.modalities == ("text",):
+            why = "Quantized cold pages hold the most history of a text."
+            return "quantized-cold-tier", "capacity", why, _ON_DISK
+        return on_disk, "capacity", "Pages on disk hold the most history in full.", _ON_DISK
+    if config.kv_cache_lifecycle != "persistent" and (tier is None or _clearly_fits(tier)):
+        why = "The whole cache takes at most half of the room that is left."
+        return "resident", "balanced", why, _ON_DISK
+    return on_disk, "balanced", "A resident cache would take most of the room left.", _ON_DISK
+
+
+def _clearly_fits(tier: TierMemory) -> bool:
+    room_bytes = tier.available_bytes - (tier.needed_bytes - tier.kv_bytes)
+    return tier.kv_bytes <= _CLEARLY * room_bytes
+
+
+def _require_held(strategy: KVStrategyId, traits: BackendTraits) -> None:
+    if strategy not in traits.kv_strategies:
+        held = ", ".join(traits.kv_strategies)
+        raise KVStrategyError(
+            f"{traits.backend_id} cannot hold the KV strategy {strategy}; it holds {held}.",
+            hint="Leave it empty for the best of these.",
+        )
+
+
+def _own_attention(resolved: ResolvedModel) -> str:
+    """Name the attention types of a model that bounds some layers itself; empty if none."""
+    types = resolved.shape.layer_types if resolved.shape is not None else None
+    others = {each for each in types or () if each != "full_attention"}
+    return " and ".join(sorted(others))

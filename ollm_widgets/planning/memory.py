@@ -1,0 +1,177 @@
+"""Bytes of the KV cache and of activations, and what of each tier may be used."""
+
+from __future__ import annotations
+
+from ollm_widgets.errors import ConfigError
+from ollm_widgets.models.shape import ModelShape
+from ollm_widgets.planning.config import RuntimeConfig
+from ollm_widgets.planning.devices import Device, Machine
+from ollm_widgets.planning.ids import DType, Place
+from ollm_widgets.planning.parts import LayerPlacement, MemoryMap, TierMemory
+from ollm_widgets.planning.weights import ITEM_BYTES, WeightSizes
+from ollm_widgets.render.units import format_memory, parse_bytes
+
+_LEAST_MARGIN_BYTES = 512 * 1024**2
+_MARGIN_SHARE = 0.05
+
+
+def kv_bytes(shape: ModelShape, dtype: DType, tokens: int, window: int | None = None) -> int:
+    """Bytes of the keys and values of one sequence.
+
+    Two tensors ``[kv_heads, tokens, head_dim]`` a layer. Sliding layers of the model keep
+    their own window; linear-attention layers keep a state of fixed size, not counted here.
+
+    Parameters
+    ----------
+    tokens
+        Tokens of history.
+    window
+        Tokens that the strategy keeps at most.
+    """
+    kept = tokens if window is None else min(tokens, window)
+    own = kept if shape.sliding_window is None else min(kept, shape.sliding_window)
+    full_layers, sliding_layers = attention_layers(shape)
+    per_layer = 2 * shape.kv_heads * shape.head_dim * ITEM_BYTES[dtype]
+    return per_layer * (full_layers * kept + sliding_layers * own)
+
+
+def attention_layers(shape: ModelShape) -> tuple[int, int]:
+    """Return how many layers see everything, and how many only their own window."""
+    if shape.layer_types is None:
+        slides = shape.sliding_window is not None
+        return (0, shape.layers) if slides else (shape.layers, 0)
+    full = shape.layer_types.count("full_attention")
+    linear = shape.layer_types.count("linear_attention")
+    return full, len(shape.layer_types) - full - linear
+
+
+def activation_bytes(shape: ModelShape, dtype: DType, tokens: int) -> int:
+    """Estimate what a prompt of `tokens` needs beside weights and KV cache, at its peak.
+
+    One layer at a time: four copies of the residual stream, queries, keys, values and the
+    attention's output, gate, up and their product in the feed-forward block; attention itself
+    makes no square matrix. Then float32 logits of the last token, and a copy for sampling.
+    """
+    feed_forward = shape.intermediate_size or 4 * shape.hidden_size
+    attention = (2 * shape.attention_heads + 2 * shape.kv_heads) * shape.head_dim
+    row = 4 * shape.hidden_size + attention + 3 * feed_forward
+    return tokens * row * ITEM_BYTES[dtype] + 2 * 4 * shape.vocab_size
+
+
+def available_bytes(capacity_bytes: int, free_bytes: int, budget: int | str | None) -> int:
+    """Return what a plan may use: free memory less a margin, or a budget within what is free.
+
+    The margin is 512 MiB or 5 % of the capacity, whichever is more.
+    """
+    if budget is not None:
+        return min(parse_bytes(budget), free_bytes)
+    margin_bytes = max(_LEAST_MARGIN_BYTES, int(capacity_bytes * _MARGIN_SHARE))
+    return max(free_bytes - margin_bytes, 0)
+
+
+def device_available_bytes(device: Device, config: RuntimeConfig) -> int:
+    """Return what a plan may use of a device's memory."""
+    budget = config.cpu_memory_budget if device.kind == "cpu" else config.gpu_memory_budget
+    return available_bytes(device.total_bytes, device.free_bytes, budget)
+
+
+def check_budget_holds_a_layer(device: Device, config: RuntimeConfig, sizes: WeightSizes) -> None:
+    """Refuse a budget below the largest layer.
+
+    Raises
+    ------
+    ConfigError
+        It says how much one layer needs.
+    """
+    on_cpu = device.kind == "cpu"
+    name = "cpu_memory_budget" if on_cpu else "gpu_memory_budget"
+    budget = config.cpu_memory_budget if on_cpu else config.gpu_memory_budget
+    largest_bytes = max(sizes.layer_bytes, default=0)
+    if budget is not None and parse_bytes(budget) < largest_bytes:
+        needed = format_memory(largest_bytes)
+        raise ConfigError(
+            name,
+            f"{format_memory(parse_bytes(budget))} cannot hold one layer, which needs {needed}.",
+            hint=f"Give it at least {needed}, and {format_memory(sizes.total_bytes)} to hold the "
+            "whole model.",
+        )
+
+
+def memory_map(
+    machine: Machine,
+    device: Device,
+    config: RuntimeConfig,
+    placement: LayerPlacement,
+    sizes: WeightSizes | None,
+    *,
+    kv_cache_bytes: int,
+    activations_bytes: int,
+    disk: TierMemory | None = None,
+) -> MemoryMap:
+    """Say what each tier would hold. All that is not a decoder layer is on the device.
+
+    Parameters
+    ----------
+    disk
+        The disk's tier, where layers are read from it.
+    """
+    on_accelerator = device.kind != "cpu"
+    tiers: list[TierMemory] = []
+    accelerator = device if on_accelerator else next(iter(machine.accelerators), None)
+    if accelerator is not None:
+        tiers.append(_empty_tier("gpu", f"GPU ({accelerator.title})", accelerator, config))
+    tiers.append(_empty_tier("ram", "RAM", machine.cpu, config))
+    if disk is not None:
+        tiers.append(disk)
+    own: Place = "gpu" if on_accelerator else "ram"
+    return MemoryMap(
+        tuple(
+            _filled(
+                tier,
+                placement,
+                sizes,
+                kv_cache_bytes if tier.place == own else 0,
+                activations_bytes if tier.place == own else 0,
+                holds_rest=tier.place == own,
+            )
+            for tier in tiers
+        )
+    )
+
+
+def _empty_tier(place: Place, title: str, device: Device, config: RuntimeConfig) -> TierMemory:
+    return TierMemory(
+        place=place,
+        title=title,
+        capacity_bytes=device.total_bytes,
+        free_bytes=device.free_bytes,
+        used_by_others_bytes=max(device.total_bytes - device.free_bytes, 0),
+        available_bytes=device_available_bytes(device, config),
+    )
+
+
+def _filled(
+    tier: TierMemory,
+    placement: LayerPlacement,
+    sizes: WeightSizes | None,
+    kv_cache_bytes: int,
+    activations_bytes: int,
+    *,
+    holds_rest: bool,
+) -> TierMemory:
+    wanted = {"gpu": "accelerator", "ram": "host", "disk": "disk"}[tier.place]
+    layer_bytes = sizes.layer_bytes if sizes is not None else ()
+    pairs = zip(placement.tiers, layer_bytes, strict=False)
+    return TierMemory(
+        place=tier.place,
+        title=tier.title,
+        capacity_bytes=tier.capacity_bytes,
+        free_bytes=tier.free_bytes,
+        used_by_others_bytes=tier.used_by_others_bytes,
+        available_bytes=tier.available_bytes,
+        layers_bytes=sum(size for where, size in pairs if where == wanted),
+        layer_count=placement.tiers.count(wanted),
+        embeddings_bytes=sizes.embeddings_bytes if sizes is not None and holds_rest else 0,
+        kv_bytes=kv_cache_bytes,
+        activations_bytes=activations_bytes,
+    )

@@ -1,0 +1,184 @@
+"""What would run: the chain's third object, made without loading anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ollm_widgets.models.capabilities import SupportLevel
+from ollm_widgets.models.catalog import GenericModelKind
+from ollm_widgets.models.resolved import ResolvedModel
+from ollm_widgets.planning.bandwidth import Bandwidth
+from ollm_widgets.planning.code import config_to_code
+from ollm_widgets.planning.config import RuntimeConfig
+from ollm_widgets.planning.ids import BackendId, DType, SpecializationState
+from ollm_widgets.planning.parts import (
+    KVPlan,
+    LayerPlacement,
+    MemoryMap,
+    SpeedPrediction,
+    TierMemory,
+)
+from ollm_widgets.render.card import Card, Renderable, Row, Tone
+from ollm_widgets.render.units import format_memory, format_seconds
+
+__all__ = [
+    "Bandwidth",
+    "KVPlan",
+    "LayerPlacement",
+    "MemoryMap",
+    "RuntimePlan",
+    "SpeedPrediction",
+    "TierMemory",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimePlan(Renderable):
+    """What would run, whether it fits and how fast.
+
+    Parameters
+    ----------
+    resolved_model, config
+        What was planned: the model, and a copy of the config.
+    backend_id, device, dtype
+        What would run it, where (a torch device name) and in which dtype. No backend: nothing
+        can run it.
+    model_path
+        Its files; None while they are not on this machine.
+    executable, needs_files
+        Whether it can run as it is; if not, whether only its files are missing.
+    support_level, generic_model_kind
+        As in the capability profile, for this backend.
+    supports_disk_cache, supports_cpu_offload, supports_gpu_offload
+        What this backend can do.
+    specialization_enabled, specialization_applied, specialization_state
+        Whether passes were wanted, did apply, and how far that came.
+    specialization_provider_id, specialization_pass_ids, applied_specialization_pass_ids
+        Whose passes, which were planned, and which did apply.
+    fallback_reason
+        Why another backend took over.
+    reason
+        Why it runs so, or why it does not, in a sentence or two.
+    details
+        Further sentences for people; nothing is decided from them.
+    placement, memory, kv
+        Tier of each layer, bytes per tier and kind, and how keys and values are kept.
+    speed
+        None where it cannot be predicted.
+    """
+
+    resolved_model: ResolvedModel
+    config: RuntimeConfig = field(hash=False)
+    backend_id: BackendId | None
+    device: str
+    dtype: DType
+    model_path: Path | None
+    executable: bool
+    support_level: SupportLevel
+    generic_model_kind: GenericModelKind | None
+    reason: str
+    kv: KVPlan
+    placement: LayerPlacement = field(default_factory=LayerPlacement)
+    memory: MemoryMap = field(default_factory=MemoryMap)
+    speed: SpeedPrediction | None = None
+    details: tuple[str, ...] = ()
+    needs_files: bool = False
+    supports_disk_cache: bool = False
+    supports_cpu_offload: bool = False
+    supports_gpu_offload: bool = False
+    specialization_enabled: bool = True
+    specialization_applied: bool = False
+    specialization_provider_id: str | None = None
+    specialization_state: SpecializationState = "not-planned"
+    specialization_pass_ids: tuple[str, ...] = ()
+    applied_specialization_pass_ids: tuple[str, ...] = ()
+    fallback_reason: str | None = None
+
+    def is_executable(self) -> bool:
+        """Whether the plan can run as it is, on this machine, now."""
+        return self.executable
+
+    def refine(self, **changes: Any) -> RuntimePlan:
+        """Return the plan with some fields replaced, as a load finds out more."""
+        return replace(self, **changes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the plan as plain values that `json.dumps` takes."""
+        plain: dict[str, Any] = {
+            item.name: _plain(getattr(self, item.name))
+            for item in fields(self)
+            if item.name != "resolved_model"
+        }
+        resolved = self.resolved_model
+        plain["resolved_model"] = {
+            "reference": resolved.reference.raw,
+            "source_kind": resolved.source_kind,
+            "normalized_name": resolved.normalized_name,
+            "display_name": resolved.display_name,
+            "repo_id": resolved.repo_id,
+            "revision": resolved.revision,
+            "resolution_message": resolved.resolution_message,
+        }
+        return plain
+
+    def to_code(self) -> str:
+        """Return the Python that rebuilds the config, without the fields left at default."""
+        return config_to_code(self.config)
+
+    def headline(self) -> str:
+        """Say in a few words what would run: ``"Runs with transformers-generic on cpu"``."""
+        if self.executable:
+            return f"Runs with {self.backend_id} on {self.device}"
+        return "Not on this machine yet" if self.needs_files else "Does not run as asked"
+
+    def card(self) -> Card:
+        """Draw the plan as a card: what runs, where it goes, how fast, and why."""
+        tone: Tone = "ok" if self.executable else "warn" if self.needs_files else "no"
+        badge = {"ok": "runs", "warn": "needs its files", "no": "does not run"}[tone]
+        return Card(
+            title=self.resolved_model.display_name,
+            subtitle=self.headline(),
+            badge=badge,
+            tone=tone,
+            rows=(
+                Row("reason", self.reason, "neutral" if self.executable else tone),
+                *self._fact_rows(),
+                *(Row("note", detail) for detail in self.details),
+            ),
+        )
+
+    def _fact_rows(self) -> tuple[Row, ...]:
+        rows = [
+            Row("backend", f"{self.backend_id or 'none'}, {self.dtype} on {self.device}"),
+            Row("layers", self.placement.summary()),
+        ]
+        rows += [
+            Row(tier.title, tier.summary(), "neutral" if tier.fits else "no")
+            for tier in self.memory.tiers
+            if tier.needed_bytes
+        ]
+        size = f", {format_memory(self.kv.total_bytes)}" if self.kv.total_bytes else ""
+        context = f"{self.kv.context_tokens:,} tokens of context{size}"
+        rows.append(Row("KV cache", f"{self.kv.strategy} for {context}"))
+        if self.speed is not None:
+            first = format_seconds(self.speed.time_to_first_token_s)
+            rows.append(
+                Row(
+                    "speed",
+                    f"about {self.speed.tokens_per_s:.3g} tokens/s, first token after {first} "
+                    f"for {self.speed.prompt_tokens} prompt tokens",
+                )
+            )
+        if self.fallback_reason:
+            rows.append(Row("fallback", self.fallback_reason, "warn"))
+        return tuple(rows)
+
+
+def _plain(value: object) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,74 @@
+"""What planning must know of a backend, as data that the backend hands over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ollm_widgets.planning.ids import BackendId, KVStrategyId
+
+
+@dataclass(frozen=True, slots=True)
+class BackendTraits:
+    """What a backend can do.
+
+    Parameters
+    ----------
+    backend_id, title
+        Its id, and its name for people.
+    unavailable
+        Why it cannot run anything; empty when it can.
+    generic_kinds
+        Kinds of model it loads (``causal-lm``, ...).
+    kv_strategies
+        KV strategies it can hold, the preferred first.
+    supports_disk_cache
+        Whether KV pages can go to disk.
+    supports_cpu_offload, supports_gpu_offload
+        Whether layers can stay in host memory while an accelerator computes, and whether some
+        can stay on the accelerator while the rest is elsewhere.
+    supports_adapter
+        Whether a PEFT adapter can be laid over the model.
+    offload_reason
+        Why layers cannot be placed one by one; empty when they can.
+    """
+
+    backend_id: BackendId
+    title: str
+    unavailable: str
+    generic_kinds: frozenset[str]
+    kv_strategies: tuple[KVStrategyId, ...]
+    supports_disk_cache: bool
+    supports_cpu_offload: bool
+    supports_gpu_offload: bool
+    supports_adapter: bool
+    offload_reason: str
+
+
+GENERIC_TRAITS = BackendTraits(
+    backend_id="transformers-generic",
+    title="transformers",
+    unavailable="",
+    generic_kinds=frozenset({"causal-lm"}),
+    kv_strategies=("resident", "sliding-window-ring-buffer"),
+    supports_disk_cache=False,
+    supports_cpu_offload=False,
+    supports_gpu_offload=False,
+    supports_adapter=False,
+    offload_reason="transformers-generic keeps the whole model on one device.",
+)
+
+NATIVE_TRAITS = BackendTraits(
+    backend_id="optimized-native",
+    title="optimized native",
+    unavailable=(
+        "its weight engine is not part of this version; "
+        "transformers-generic runs the same models while they fit in memory"
+    ),
+    generic_kinds=frozenset({"causal-lm"}),
+    kv_strategies=("resident", "sliding-window-ring-buffer"),
+    supports_disk_cache=False,
+    supports_cpu_offload=False,
+    supports_gpu_offload=False,
+    supports_adapter=False,
+    offload_reason="the weight engine that would place layers is not part of this version.",
+)

@@ -1,0 +1,1 @@
+"""Messages between kernel and page: their schema, their codec, views of a session."""

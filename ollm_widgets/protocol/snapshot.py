@@ -1,0 +1,215 @@
+"""The state a view draws itself from, part by part.
+
+This file, `events` and `commands` are the schema of everything that crosses between kernel
+and page, written once: `python -m ollm_widgets.protocol` exports it as JSON Schema, from
+which the page's TypeScript types are generated.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+PROTOCOL_VERSION = 1
+
+Tone = Literal["neutral", "ok", "warn", "no"]
+Place = Literal["gpu", "ram", "disk"]
+
+ShortText = Annotated[str, Meta(max_length=4_096)]
+
+
+class View(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of what goes down: immutable, keyword-only, strict."""
+
+
+class Chip(View, frozen=True):
+    """A short verdict in a rounded frame."""
+
+    text: str
+    tone: Tone = "neutral"
+
+
+class ModelItem(View, frozen=True):
+    """One option of the model picker."""
+
+    reference: str  # what a `choose` command sends back
+    name: str
+    group: Literal["On this machine", "In the catalog"]
+    facts: str  # "0.13B parameters, 270 MB, text"
+    verdict: Chip
+    available: bool  # its files are here, so it can be loaded now
+    reason: str = ""  # why not, when it is not available
+
+
+class ModelsView(View, frozen=True):
+    """Region `Models`."""
+
+    query: str
+    items: tuple[ModelItem, ...]
+    chosen: str | None  # reference of the chosen model
+    note: str  # e.g. where the list comes from
+    searching: bool = False
+
+
+class Choice(View, frozen=True):
+    """One option of a select field."""
+
+    value: str  # "" stands for automatic
+    label: str
+    disabled: str = ""  # the reason, when this machine or model rules it out
+    help: str = ""
+
+
+class Field(View, frozen=True):
+    """One editable field of the plan."""
+
+    name: ShortText  # config field an `edit` command names
+    label: str  # accessible name, a contract
+    kind: Literal["choice", "count"]
+    value: str  # what the person chose; "" = automatic
+    automatic: str  # what applies when nothing is chosen, e.g. "auto: resident"
+    help: str
+    choices: tuple[Choice, ...] = ()
+    disabled: str = ""  # the reason, when the field cannot be used
+    error: str = ""  # what is wrong with the value, and the fix
+
+
+class Segment(View, frozen=True):
+    """A stretch of a memory bar."""
+
+    kind: Literal["layers", "embeddings", "kv", "activations", "used"]
+    label: str
+    size_bytes: int
+    parts: int = 1  # e.g. the number of layers, drawn as subdivisions
+
+
+class MemoryBar(View, frozen=True):
+    """One tier of the memory map, to scale: `segments` over `capacity_bytes`."""
+
+    place: Place
+    label: str
+    capacity_bytes: int
+    segments: tuple[Segment, ...]
+    text: str  # "0.6 of 20.1 GiB"
+
+
+class Figure(View, frozen=True):
+    """A predicted or measured number with its unit."""
+
+    value: str
+    unit: str
+    explanation: str = ""
+
+
+class PlanView(View, frozen=True):
+    """Region `Plan`."""
+
+    fields: tuple[Field, ...]
+    executable: bool
+    headline: str  # "Runs with transformers-generic on the CPU"
+    reason: str
+    bars: tuple[MemoryBar, ...]
+    figures: tuple[Figure, ...]
+    notes: tuple[str, ...] = ()
+    code: str = ""  # the Python that rebuilds this config
+
+
+class StageView(View, frozen=True):
+    """One stage of a load; named, so that its progress bar has a name."""
+
+    name: str
+    state: Literal["waiting", "running", "done", "failed"]
+    done_bytes: int = 0
+    total_bytes: int = 0  # 0 = unknown
+    text: str = ""  # "120 of 269 MB, 1.1 GB/s, 1 s left"
+
+
+class Problem(View, frozen=True):
+    """An error as a person reads it."""
+
+    code: str
+    message: str
+    hint: str = ""
+
+
+class LoadingView(View, frozen=True):
+    """Region `Loading`."""
+
+    state: Literal["idle", "loading", "cancelling", "loaded", "cancelled", "failed"]
+    model: str = ""
+    stages: tuple[StageView, ...] = ()
+    problem: Problem | None = None
+    can_load: bool = False
+    summary: str = ""  # "Loaded in 2.1 s"
+
+
+class Row(View, frozen=True):
+    """A term and what is said of it."""
+
+    term: str
+    text: str
+    tone: Tone = "neutral"
+
+
+class CapabilitiesView(View, frozen=True):
+    """Region `Capabilities`."""
+
+    title: str
+    support: Chip
+    rows: tuple[Row, ...]
+
+
+class ResidentItem(View, frozen=True):
+    """One loaded runtime on the shelf."""
+
+    id: str
+    name: str
+    state: Literal["idle", "busy", "loading"]
+    current: bool
+    pinned: bool
+    bars: tuple[Segment, ...]
+    text: str  # "0.5 GiB RAM, idle 4 min"
+
+
+class MemoryView(View, frozen=True):
+    """Region `In memory`."""
+
+    items: tuple[ResidentItem, ...]
+    chips: tuple[Chip, ...]  # "RAM, 2.1 of 23.4 GiB used"
+
+
+class Turn(View, frozen=True):
+    """One article of the conversation."""
+
+    id: str
+    speaker: Literal["you", "model"]
+    text: str
+    state: Literal["done", "waiting", "streaming", "stopped", "failed"]
+    note: str = ""  # "24 tokens, 19.8 tokens/s"
+
+
+class ChatView(View, frozen=True):
+    """Region `Chat`."""
+
+    turns: tuple[Turn, ...]
+    busy: bool
+    can_send: bool
+    hint: str  # why sending is not possible yet, or what the box is for
+    status: str  # "19.8 tokens/s"
+    context_tokens: int = 0  # tokens used
+    context_limit: int = 0  # tokens available, 0 = unknown
+
+
+class Snapshot(View, frozen=True):
+    """Everything a view needs to draw itself; `seq` is the last event it contains."""
+
+    v: int
+    seq: int
+    title: str
+    models: ModelsView
+    plan: PlanView | None
+    loading: LoadingView
+    capabilities: CapabilitiesView | None
+    memory: MemoryView
+    chat: ChatView

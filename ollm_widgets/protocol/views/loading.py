@@ -1,0 +1,68 @@
+"""Region `Loading`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from ollm_widgets.protocol.snapshot import LoadingView, Problem, StageView
+from ollm_widgets.render.units import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from ollm_widgets.errors import OllmError
+    from ollm_widgets.session.loading import Loading, Stage
+    from ollm_widgets.session.session import Session
+
+
+def view_loading(session: Session) -> LoadingView:
+    """How far the load is, or how it ended."""
+    with session.lock:
+        loading, plan = session.loading, session.plan
+        ready = plan is not None and plan.is_executable() and not session.edit_errors
+        return LoadingView(
+            state=loading.state,
+            model=loading.model,
+            stages=tuple(_stage(loading, stage) for stage in loading.stages),
+            problem=problem_of(loading.error) if loading.error else None,
+            can_load=ready and not loading.active,
+            summary=_summary(session),
+        )
+
+
+def problem_of(error: OllmError) -> Problem:
+    """An error as a person reads it."""
+    return Problem(code=error.code, message=error.message, hint=error.hint)
+
+
+def _stage(loading: Loading, stage: Stage) -> StageView:
+    state: Literal["running", "done", "failed"] = "running"
+    if stage.finished:
+        state = "done"
+    elif not loading.active:
+        state = "failed"
+    text = ""
+    if stage.total_bytes > 1:
+        text = f"{format_bytes(stage.done_bytes)} of {format_bytes(stage.total_bytes)}"
+        if stage.bytes_per_s:
+            text += f", {format_bytes(stage.bytes_per_s)}/s"
+        if state == "running" and stage.seconds_left is not None:
+            text += f", {format_seconds(stage.seconds_left)} left"
+    return StageView(
+        name=stage.name,
+        state=state,
+        done_bytes=stage.done_bytes,
+        total_bytes=stage.total_bytes,
+        text=text,
+    )
+
+
+def _summary(session: Session) -> str:
+    loading = session.loading
+    if loading.state == "loaded":
+        return f"{loading.model} was loaded in {format_seconds(loading.seconds)}."
+    if loading.state == "cancelled":
+        return f"Loading {loading.model} was cancelled."
+    if loading.state == "idle" and session.runtime is not None:
+        return f"{session.runtime.name} is in memory already."
+    if loading.state == "idle" and session.config is None:
+        return "Pick a model to load it."
+    return ""

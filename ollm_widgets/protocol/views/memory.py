@@ -1,0 +1,60 @@
+"""Region `In memory`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ollm_widgets.protocol.snapshot import Chip, MemoryView, ResidentItem, Segment
+from ollm_widgets.render.units import format_memory
+
+if TYPE_CHECKING:
+    from ollm_widgets.runtime.residency import Resident
+    from ollm_widgets.session.session import Session
+
+
+def view_memory(session: Session) -> MemoryView:
+    """The runtimes in memory, and how full the machine is."""
+    import psutil
+
+    host = psutil.virtual_memory()
+    items = [_item(resident, session.runtime_id) for resident in session.manager.residents()]
+    items += [
+        ResidentItem(
+            id=f"loading:{name}",
+            name=name,
+            state="loading",
+            current=False,
+            pinned=False,
+            bars=(),
+            text="loading",
+        )
+        for name in session.manager.loading()
+    ]
+    used = f"RAM, {format_memory(host.total - host.available)} of {format_memory(host.total)} used"
+    return MemoryView(items=tuple(items), chips=(Chip(text=used),))
+
+
+def _item(resident: Resident, current: str | None) -> ResidentItem:
+    use = resident.runtime.memory()
+    bars = (
+        Segment(
+            kind="layers",
+            label="weights",
+            size_bytes=use.accelerator_weights_bytes + use.host_weights_bytes,
+        ),
+        Segment(kind="kv", label="KV", size_bytes=use.accelerator_kv_bytes + use.host_kv_bytes),
+    )
+    where = []
+    if use.accelerator_bytes:
+        where.append(f"{format_memory(use.accelerator_bytes)} GPU")
+    if use.host_bytes:
+        where.append(f"{format_memory(use.host_bytes)} RAM")
+    return ResidentItem(
+        id=resident.id,
+        name=resident.name,
+        state="busy" if resident.leases else "idle",
+        current=resident.id == current,
+        pinned=resident.pinned,
+        bars=tuple(bar for bar in bars if bar.size_bytes),
+        text=", ".join(where),
+    )

@@ -1,0 +1,1 @@
+"""Typed objects as HTML cards, Markdown and text: pure functions, no IPython."""

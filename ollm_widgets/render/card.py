@@ -1,0 +1,83 @@
+"""What a small card says, independent of how it is drawn, and the mixin that draws it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from ollm_widgets.render.html import card_to_html
+from ollm_widgets.render.markdown import card_to_markdown
+from ollm_widgets.render.text import card_to_text
+
+Tone = Literal["neutral", "ok", "warn", "no"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A term and what is said of it; without a term the text takes the whole width."""
+
+    term: str
+    text: str
+    tone: Tone = "neutral"
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """The content of a card.
+
+    Parameters
+    ----------
+    title
+        What the card is about.
+    subtitle
+        One quieter line under the title.
+    badge
+        A verdict of one or two words.
+    tone
+        What the badge means: good, with care, or not at all.
+    rows
+        The facts, in the order a person asks for them.
+    """
+
+    title: str
+    subtitle: str = ""
+    badge: str = ""
+    tone: Tone = "neutral"
+    rows: tuple[Row, ...] = ()
+
+
+class PrettyPrinter(Protocol):
+    """The part of IPython's pretty printer that a representation needs."""
+
+    def text(self, obj: str) -> object:
+        """Write `obj`."""
+        ...
+
+
+class Renderable(ABC):
+    """Gives an object that can say its `card` every rich representation of a notebook."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def card(self) -> Card:
+        """Return what a small card about this object says."""
+
+    def to_html(self) -> str:
+        """Return the card as a piece of HTML that needs nothing from the page around it."""
+        return card_to_html(self.card())
+
+    def to_markdown(self) -> str:
+        """Return the card as Markdown with a table."""
+        return card_to_markdown(self.card())
+
+    def to_text(self) -> str:
+        """Return the card as aligned lines for a terminal."""
+        return card_to_text(self.card())
+
+    def _repr_html_(self) -> str:
+        return self.to_html()
+
+    def _repr_pretty_(self, p: PrettyPrinter, cycle: bool) -> None:
+        p.text(f"{type(self).__name__}(...)" if cycle else self.to_text())

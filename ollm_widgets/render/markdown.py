@@ -1,0 +1,30 @@
+"""A card as Markdown: a bold title and a table, readable where no kernel runs."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ollm_widgets.render.card import Card
+
+# Inside a word an underscore is plain text in GitHub's Markdown, so ids stay legible.
+_SPECIAL = re.compile(r"[\\`*\[\]|~$]|(?<!\w)_|_(?!\w)")
+
+
+def card_to_markdown(card: Card) -> str:
+    """Return the card as Markdown with a two-column table."""
+    title = f"**{_escape(card.title)}**"
+    parts = [f"{title} ({_escape(card.badge)})" if card.badge else title]
+    if card.subtitle:
+        parts.append(_escape(card.subtitle))
+    if card.rows:
+        lines = [f"| {_escape(row.term)} | {_escape(row.text)} |" for row in card.rows]
+        parts.append("\n".join(("|  |  |", "|---|---|", *lines)))
+    return "\n\n".join(parts)
+
+
+def _escape(text: str) -> str:
+    flat = " ".join(text.split())
+    safe = flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _SPECIAL.sub(lambda match: "\\" + match.group(), safe)

@@ -1,0 +1,1 @@
+"""Runtimes: loading a model by a plan, generating with it, keeping several of them."""

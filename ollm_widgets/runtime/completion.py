@@ -1,0 +1,90 @@
+"""What generation gives back: a record a piece, and the whole answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ollm_widgets.render.card import Card, Renderable, Row
+
+FinishReason = Literal["stop", "stop-string", "length", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of an answer; the last one carries `finish_reason`.
+
+    Parameters
+    ----------
+    text
+        Text to append; it never ends inside a character.
+    prompt_tokens, new_tokens
+        Tokens read and written so far.
+    time_to_first_token_s
+        From the request's turn in the queue to its first token; 0 before there is one.
+    seconds
+        From the request's turn in the queue to this piece.
+    finish_reason
+        None until the end.
+    """
+
+    text: str
+    prompt_tokens: int
+    new_tokens: int
+    time_to_first_token_s: float
+    seconds: float
+    finish_reason: FinishReason | None = None
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens per second after the first one; 0 while there is nothing to divide."""
+        decode_s = self.seconds - self.time_to_first_token_s
+        return (self.new_tokens - 1) / decode_s if self.new_tokens > 1 and decode_s > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Completion(Renderable):
+    """A whole answer with its counts and timings."""
+
+    text: str
+    model: str
+    finish_reason: FinishReason
+    prompt_tokens: int
+    new_tokens: int
+    time_to_first_token_s: float
+    seconds: float
+    tokens_per_s: float
+
+    def __str__(self) -> str:
+        return self.text
+
+    @classmethod
+    def of(cls, text: str, model: str, last: Delta) -> Completion:
+        """Put together the pieces' text and the last piece's counts."""
+        return cls(
+            text=text,
+            model=model,
+            finish_reason=last.finish_reason or "cancelled",
+            prompt_tokens=last.prompt_tokens,
+            new_tokens=last.new_tokens,
+            time_to_first_token_s=last.time_to_first_token_s,
+            seconds=last.seconds,
+            tokens_per_s=last.tokens_per_s,
+        )
+
+    def card(self) -> Card:
+        """The text, and how it came about."""
+        return Card(
+            title=self.model,
+            badge=self.finish_reason,
+            tone="ok" if self.finish_reason in ("stop", "stop-string") else "warn",
+            rows=(
+                Row("answer", self.text),
+                Row("tokens", f"{self.prompt_tokens} read, {self.new_tokens} written"),
+                Row(
+                    "speed",
+                    f"{self.tokens_per_s:.1f} tokens/s, first token after "
+                    f"{self.time_to_first_token_s:.2f} s",
+                ),
+            ),
+        )

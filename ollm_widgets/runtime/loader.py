@@ -1,0 +1,280 @@
+"""From a config to a runtime: resolve, plan, materialize, load."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from ollm_widgets.backends.base import (
+    Backend,
+    LoadedModel,
+    LoadProgress,
+    ProgressSink,
+    check_cancelled,
+)
+from ollm_widgets.backends.generic import GenericBackend
+from ollm_widgets.backends.native import NativeBackend
+from ollm_widgets.errors import (
+    KVStrategyError,
+    PlanNotExecutableError,
+    SpecializationApplicationError,
+    SpecializationLoadError,
+)
+from ollm_widgets.kv.cache import build_cache
+from ollm_widgets.models.inspection import inspect_materialized_model
+from ollm_widgets.models.materialize import materialize
+from ollm_widgets.models.reference import ModelReference
+from ollm_widgets.models.resolved import ResolvedModel
+from ollm_widgets.models.resolver import ModelResolver
+from ollm_widgets.planning.config import RuntimeConfig
+from ollm_widgets.planning.plan import RuntimePlan
+from ollm_widgets.planning.selector import BackendSelector
+from ollm_widgets.planning.specialization import SpecializationRegistry
+from ollm_widgets.runtime.loaded import LoadedRuntime
+from ollm_widgets.settings import default_models_dir
+
+
+class SnapshotDownloader(Protocol):
+    """Brings a resolved model's files to this machine; returns the checked folder."""
+
+    def __call__(
+        self,
+        resolved: ResolvedModel,
+        models_dir: Path,
+        force_download: bool = False,
+        progress: Callable[[str, int, int], None] | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Path:
+        """Bring them, or raise `ManagedModelDownloadError`."""
+        ...
+
+
+def _ignore(_progress: LoadProgress) -> None:
+    """Nobody asked for progress."""
+
+
+class RuntimeLoader:
+    """The chain of stages, each of which can be replaced.
+
+    Parameters
+    ----------
+    resolver
+        Finds out what a reference is.
+    selector
+        Chooses backend, KV strategy and placement.
+    backends
+        What can load a model; by default transformers-generic, and optimized-native as
+        far as it is available.
+    snapshot_downloader
+        Materializes a model.
+    specialization_registry
+        Passes that the optimized backend may apply.
+    """
+
+    def __init__(
+        self,
+        resolver: ModelResolver | None = None,
+        selector: BackendSelector | None = None,
+        backends: Iterable[Backend] | None = None,
+        snapshot_downloader: SnapshotDownloader | None = None,
+        specialization_registry: SpecializationRegistry | None = None,
+    ) -> None:
+        self.resolver = resolver or ModelResolver()
+        self.backends: dict[str, Backend] = {
+            backend.traits.backend_id: backend
+            for backend in (backends or (NativeBackend(), GenericBackend()))
+        }
+        self.selector = selector or BackendSelector(
+            tuple(backend.traits for backend in self.backends.values()), specialization_registry
+        )
+        self._materialize: SnapshotDownloader = snapshot_downloader or materialize
+
+    # ------------------------------------------------------------------ before loading
+
+    def resolve(
+        self, reference: ModelReference | str, models_dir: Path | str | None = None
+    ) -> ResolvedModel:
+        """Find out what `reference` is; an unknown one resolves to an explanation.
+
+        Raises
+        ------
+        ModelReferenceError
+            If the text is no reference at all.
+        """
+        return self.resolver.resolve(reference, _models_dir(models_dir))
+
+    def discover_local_models(
+        self, models_dir: Path | str | None = None
+    ) -> tuple[ResolvedModel, ...]:
+        """List the models on this machine."""
+        return self.resolver.discover_local_models(_models_dir(models_dir))
+
+    def plan(self, config: RuntimeConfig) -> RuntimePlan:
+        """Say what would run, whether it fits and how fast; downloads and loads nothing.
+
+        Raises
+        ------
+        ConfigError
+            If a field of `config` holds a value that cannot work.
+        """
+        config.validate()
+        return self.selector.select(self.resolve(config.model_reference, config.models_dir), config)
+
+    def download(
+        self,
+        reference: ModelReference | str,
+        models_dir: Path | str | None = None,
+        force_download: bool = False,
+        progress: ProgressSink | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Path:
+        """Bring a model's files to this machine and check them; a local path is itself.
+
+        Raises
+        ------
+        UnsupportedModelError
+            For what cannot be downloaded.
+        ManagedModelDownloadError
+            If the files are incomplete; it lists each gap.
+        """
+        return self._bring(
+            self.resolve(reference, models_dir),
+            _models_dir(models_dir),
+            force_download,
+            progress or _ignore,
+            cancel or threading.Event(),
+        )
+
+    # ------------------------------------------------------------------ loading
+
+    def load(
+        self,
+        config: RuntimeConfig,
+        progress: ProgressSink | None = None,
+        cancel: threading.Event | None = None,
+    ) -> LoadedRuntime:
+        """Load the model that `config` describes.
+
+        Parameters
+        ----------
+        progress
+            Called with each `LoadProgress`, on the calling thread.
+        cancel
+            Set it from another thread to end the load with `Cancelled`.
+
+        Raises
+        ------
+        OllmError
+            Some leaf of the tree, with what to do next.
+        """
+        progress, cancel = progress or _ignore, cancel or threading.Event()
+        config = config.copy()
+        config.validate()
+        models_dir = _models_dir(config.models_dir)
+        resolved = self.resolver.resolve(config.model_reference, models_dir)
+        path = self._bring(resolved, models_dir, config.force_download, progress, cancel)
+        inspected = inspect_materialized_model(
+            resolved.reference,
+            path,
+            resolved.source_kind,
+            resolved.repo_id,
+            resolved.revision,
+            resolved.catalog_entry,
+        )
+        plan = self.selector.select(inspected, config)
+        check_cancelled(cancel)
+        try:
+            loaded = self._load_by(plan, path, progress, cancel)
+            plan = plan.refine(applied_specialization_pass_ids=loaded.applied_pass_ids)
+        except (SpecializationLoadError, SpecializationApplicationError) as error:
+            if not _may_fall_back(config, plan):
+                raise
+            plan = self._fallback_plan(inspected, config, error)
+            loaded = self._load_by(plan, path, progress, cancel)
+        plan = _with_working_cache(plan, loaded)
+        return LoadedRuntime(
+            resolved_model=inspected,
+            config=_effective(config, plan),
+            backend=self.backends[str(plan.backend_id)],
+            model_path=path,
+            plan=plan,
+            loaded=loaded,
+        )
+
+    def _bring(
+        self,
+        resolved: ResolvedModel,
+        models_dir: Path,
+        force_download: bool,
+        progress: ProgressSink,
+        cancel: threading.Event,
+    ) -> Path:
+        if not resolved.is_supported():
+            raise resolved.refusal()
+        return self._materialize(
+            resolved,
+            models_dir,
+            force_download,
+            lambda stage, done, total: progress(LoadProgress(stage, done, total)),
+            cancel,
+        )
+
+    def _load_by(
+        self, plan: RuntimePlan, path: Path, progress: ProgressSink, cancel: threading.Event
+    ) -> LoadedModel:
+        if not plan.is_executable() or plan.backend_id is None:
+            raise PlanNotExecutableError(plan.reason)
+        return self.backends[plan.backend_id].load(plan, path, progress, cancel)
+
+    def _fallback_plan(
+        self, resolved: ResolvedModel, config: RuntimeConfig, error: Exception
+    ) -> RuntimePlan:
+        """Plan once more without specialization, so that the KV choice is made anew."""
+        plan = self.selector.select(resolved, config.copy(use_specialization=False))
+        return plan.refine(specialization_state="fallback", fallback_reason=str(error))
+
+
+def _may_fall_back(config: RuntimeConfig, plan: RuntimePlan) -> bool:
+    asked_for_offload = config.offload_gpu_layers or config.offload_cpu_layers
+    return config.backend is None and plan.generic_model_kind is not None and not asked_for_offload
+
+
+def _with_working_cache(plan: RuntimePlan, loaded: LoadedModel) -> RuntimePlan:
+    """Walk the plan's chain of strategies until one can be built for this model.
+
+    Raises
+    ------
+    KVStrategyError
+        If none can; of the first, which is the one that was asked for.
+    """
+    first_error: KVStrategyError | None = None
+    for strategy in (plan.kv.strategy, *plan.kv.fallbacks):
+        try:
+            build_cache(loaded.model, strategy, plan.kv.window_tokens)
+        except KVStrategyError as error:
+            first_error = first_error or error
+            continue
+        if first_error is None:
+            return plan
+        why = f"{plan.kv.strategy} cannot be built: {first_error.message}"
+        return plan.refine(kv=replace(plan.kv, strategy=strategy, why=why))
+    raise first_error or KVStrategyError(f"No KV strategy is planned for {plan.backend_id}.")
+
+
+def _effective(config: RuntimeConfig, plan: RuntimePlan) -> RuntimeConfig:
+    """The config with every automatic choice filled in."""
+    return config.copy(
+        backend=plan.backend_id,
+        device=plan.device,
+        dtype=plan.dtype,
+        kv_cache_strategy=plan.kv.strategy,
+        kv_cache_window_tokens=plan.kv.window_tokens,
+        context_tokens=plan.kv.context_tokens,
+    )
+
+
+def _models_dir(models_dir: Path | str | None) -> Path:
+    return default_models_dir() if models_dir is None else Path(models_dir).expanduser()

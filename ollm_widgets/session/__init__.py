@@ -1,0 +1,1 @@
+"""What a person is doing: chosen model, config, plan, loading, conversation."""

@@ -1,0 +1,357 @@
+"""What a person is doing, as one object that widgets and magics share."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ollm_widgets.errors import Cancelled, ConfigError, OllmError, RuntimeClosedError
+from ollm_widgets.models.reference import ModelReference
+from ollm_widgets.planning.config import GenerationConfig, RuntimeConfig
+from ollm_widgets.runtime.manager import RuntimeManager, default_manager
+from ollm_widgets.runtime.residency import RuntimeEvent
+from ollm_widgets.session.conversation import Conversation
+from ollm_widgets.session.edits import parse_edit
+from ollm_widgets.session.lane import Lane
+from ollm_widgets.session.loading import Loading
+from ollm_widgets.session.parts import PARTS, Part
+from ollm_widgets.session.shelf import ListedModel, list_models, look_up
+
+if TYPE_CHECKING:
+    from ollm_widgets.backends.base import LoadProgress
+    from ollm_widgets.planning.plan import RuntimePlan
+    from ollm_widgets.runtime.loaded import LoadedRuntime
+
+# Called with the part that changed and the job that changed it; it must only take note,
+# since it runs on whatever thread made the change.
+Watcher = Callable[[Part, str | None], None]
+
+
+class Session:
+    """Chosen model, config, plan, load, conversation.
+
+    Every command returns at once: it checks its arguments, raises what is wrong with them,
+    and leaves the work to a lane. `lock` is held while state changes and may be taken to
+    read several fields that agree.
+
+    Parameters
+    ----------
+    manager
+        Where runtimes live; the kernel's default manager by default.
+    generation
+        How answers are generated.
+    """
+
+    def __init__(
+        self, manager: RuntimeManager | None = None, generation: GenerationConfig | None = None
+    ) -> None:
+        self.manager = manager or default_manager()
+        self.lock = threading.RLock()
+        self.query = ""
+        self.searching = False
+        self.models: tuple[ListedModel, ...] = ()
+        self.typed: ListedModel | None = None
+        self.config: RuntimeConfig | None = None
+        self.plan: RuntimePlan | None = None
+        self.plan_problem = ""  # why there is no plan for the config
+        self.edits: dict[str, str] = {}  # values that could not be applied, by field
+        self.edit_errors: dict[str, str] = {}
+        self.loading = Loading()
+        self.runtime_id: str | None = None
+        self.conversation = Conversation(self.manager, self.lock, generation, self._changed)
+        # Replaced, never changed, so that a manager's event may read it without `lock`.
+        self._watchers: tuple[Watcher, ...] = ()
+        self._desk = Lane("desk")
+        self._loads = Lane("load")
+        self._unsubscribe = self.manager.subscribe(self._on_runtime_event)
+
+    # ------------------------------------------------------------------ watching
+
+    def watch(self, watcher: Watcher) -> Callable[[], None]:
+        """Call `watcher` after each change; returns what ends it."""
+        with self.lock:
+            self._watchers = (*self._watchers, watcher)
+
+        def unwatch() -> None:
+            with self.lock:
+                self._watchers = tuple(one for one in self._watchers if one != watcher)
+
+        return unwatch
+
+    @property
+    def running(self) -> bool:
+        """Whether something is going on that changes state by itself."""
+        return self.searching or self.loading.active or self.conversation.busy
+
+    @property
+    def runtime(self) -> LoadedRuntime | None:
+        """The runtime that answers, None when there is none in memory."""
+        return self.manager.get(self.runtime_id) if self.runtime_id else None
+
+    def close(self) -> None:
+        """Cancel what runs and stop watching the manager; loaded models stay."""
+        self._unsubscribe()
+        self._loads.cancel()
+        self.conversation.stop()
+        with self.lock:
+            self._watchers = ()
+
+    # ------------------------------------------------------------------ models
+
+    def refresh_models(self) -> str:
+        """List catalog and machine anew."""
+        self.searching = True
+        self._changed("models")
+        return self._desk.submit(self._list_models)
+
+    def search(self, text: str) -> str:
+        """Filter the list; text that names a model outside it is looked up as a reference."""
+        with self.lock:
+            self.query, self.typed = text, None
+        self._changed("models")
+        return self._desk.submit(lambda _cancel: self._look_up_typed(text))
+
+    def choose(self, reference: str) -> str:
+        """Choose a model; the plan follows.
+
+        Raises
+        ------
+        ModelReferenceError
+            If the text is no reference.
+        """
+        ModelReference.parse(reference)
+        with self.lock:
+            self.config = RuntimeConfig(reference)
+            self.plan = None
+            self.edits.clear()
+            self.edit_errors.clear()
+            if not self.loading.active:
+                self.loading = Loading()
+        self._changed("models", "plan", "header", "loading", "capabilities")
+        return self._desk.submit(self._plan)
+
+    # ------------------------------------------------------------------ plan
+
+    def edit(self, field: str, value: str) -> str:
+        """Change one field of the config; "" means automatic.
+
+        A value that cannot work stays visible beside its error; the last good plan stays.
+
+        Raises
+        ------
+        ConfigError
+            If no model has been chosen.
+        """
+        with self.lock:
+            if self.config is None:
+                raise ConfigError(field, "no model is chosen yet.", hint="Pick a model first.")
+            try:
+                config = self.config.copy(**{field: parse_edit(field, value)})
+                config.validate()
+            except ConfigError as error:
+                self.edits[field], self.edit_errors[field] = value, str(error)
+            else:
+                self.config = config
+                self.edits.clear()
+                self.edit_errors.clear()
+        self._changed("plan", "loading")
+        return self._desk.submit(self._plan)
+
+    # ------------------------------------------------------------------ loading
+
+    def load(self) -> str:
+        """Load the chosen model by its plan.
+
+        Raises
+        ------
+        ConfigError
+            If nothing is chosen, a field is wrong, the plan cannot run, or a load runs.
+        """
+        with self.lock:
+            if self.config is None:
+                raise ConfigError("model", "none is chosen yet.", hint="Pick a model first.")
+            if self.loading.active:
+                raise ConfigError(
+                    "load", f"{self.loading.model} is being loaded.", hint="Cancel it, or wait."
+                )
+            if self.edit_errors:
+                raise ConfigError("plan", next(iter(self.edit_errors.values())))
+            config = self.config.copy()
+            name = self.plan.resolved_model.display_name if self.plan else config.model_reference
+            self.loading.begin(str(name))
+            job = self._loads.submit(lambda cancel: self._load(config, cancel))
+        self._changed("loading", "header", job=job)
+        return job
+
+    def cancel_load(self) -> None:
+        """Cancel the load that runs; harmless when there is none."""
+        self._loads.cancel()
+        with self.lock:
+            if self.loading.state == "loading":
+                self.loading.state = "cancelling"
+        self._changed("loading")
+
+    # ------------------------------------------------------------------ runtimes
+
+    def use(self, runtime_id: str) -> None:
+        """Talk to another loaded runtime; its config becomes the one shown.
+
+        Raises
+        ------
+        RuntimeClosedError
+            If it is no longer in memory.
+        """
+        runtime = self._loaded(runtime_id)
+        with self.lock:
+            self.runtime_id = runtime_id
+            self.config, self.plan = runtime.config.copy(), runtime.plan
+            self.edits.clear()
+            self.edit_errors.clear()
+        self._changed(*PARTS)
+
+    def pin(self, runtime_id: str, pinned: bool) -> None:
+        """Keep a runtime, or allow its eviction again."""
+        (self.manager.pin if pinned else self.manager.unpin)(runtime_id)
+
+    def unload(self, runtime_id: str) -> str:
+        """Unload a runtime; an answer of this session is stopped first."""
+        self._loaded(runtime_id)
+        if runtime_id == self.runtime_id:
+            self.conversation.stop()
+        return self._desk.submit(lambda _cancel: self._unload(runtime_id))
+
+    # ------------------------------------------------------------------ conversation
+
+    def send(self, text: str) -> str:
+        """Ask the loaded model; the answer streams into the conversation.
+
+        Raises
+        ------
+        ConfigError
+            For an empty question, or while an answer runs.
+        RuntimeClosedError
+            When no model is loaded.
+        """
+        return self.conversation.send(self._answering(), text)
+
+    def retry(self, turn_id: str) -> str:
+        """Ask the question before the answer `turn_id` again."""
+        return self.conversation.retry(self._answering(), turn_id)
+
+    def edit_turn(self, turn_id: str, text: str) -> str:
+        """Ask another question in place of `turn_id`."""
+        return self.conversation.edit_turn(self._answering(), turn_id, text)
+
+    # ------------------------------------------------------------------ on the lanes
+
+    def _list_models(self, _cancel: threading.Event) -> None:
+        models = list_models(self.manager.loader)
+        with self.lock:
+            self.models, self.searching = models, False
+        self._changed("models")
+
+    def _look_up_typed(self, text: str) -> None:
+        reference = text.strip()
+        with self.lock:
+            words = reference.casefold().split()
+            listed = any(model.matches(words) for model in self.models)
+        if not reference or listed or text != self.query:
+            return
+        typed = look_up(self.manager.loader, reference)
+        with self.lock:
+            if self.query == text:
+                self.typed = typed
+        self._changed("models")
+
+    def _plan(self, _cancel: threading.Event) -> None:
+        with self.lock:
+            config = self.config
+        if config is None:
+            return
+        try:
+            plan, problem = self.manager.loader.plan(config), ""
+            resident = self.manager.get(config)
+        except OllmError as error:
+            plan, problem, resident = None, str(error), None
+        with self.lock:
+            if self.config is not config:
+                return  # edited again meanwhile; a later task plans that
+            self.plan, self.plan_problem = plan, problem
+            if resident is not None:
+                self._adopt(resident)
+        self._changed("plan", "loading", "capabilities", "header", "chat", "memory")
+
+    def _load(self, config: RuntimeConfig, cancel: threading.Event) -> None:
+        try:
+            with self.manager.acquire(config, self._on_progress, cancel) as lease, self.lock:
+                self.runtime_id = lease.id
+                if self.config == config:
+                    self.plan = lease.runtime.plan
+                self.loading.end("loaded")
+        except Cancelled:
+            with self.lock:
+                self.loading.end("cancelled")
+        except OllmError as error:
+            with self.lock:
+                self.loading.end("failed", error)
+        except Exception as error:  # a person must see it, whatever a library raised
+            with self.lock:
+                self.loading.end("failed", OllmError(f"{type(error).__name__}: {error}"))
+        self._changed(*PARTS)
+
+    def _unload(self, runtime_id: str) -> None:
+        try:
+            self.manager.unload(runtime_id)
+        except OllmError as error:
+            with self.lock:
+                self.loading.end("failed", error)
+            self._changed("loading")
+
+    # ------------------------------------------------------------------ inside
+
+    def _changed(self, *parts: Part, job: str | None = None) -> None:
+        for watcher in self._watchers:
+            for part in parts:
+                watcher(part, job)
+
+    def _on_progress(self, progress: LoadProgress) -> None:
+        with self.lock:
+            self.loading.report(progress)
+        self._changed("loading")
+
+    def _on_runtime_event(self, event: RuntimeEvent) -> None:
+        # Comes on any thread, perhaps with the manager's lock held. Readers hold `lock` and
+        # then ask the manager, so `lock` must not be waited for here.
+        gone = event.kind in ("unloaded", "evicted") and event.runtime_id == self.runtime_id
+        if gone:
+            self.runtime_id = None
+            if self.loading.state == "loaded":
+                self.loading = Loading()
+        self._changed(*(PARTS if gone else ("memory", "header")))
+
+    def _adopt(self, runtime: LoadedRuntime) -> None:
+        """Talk to a runtime that is in memory already under the chosen config."""
+        for resident in self.manager.residents():
+            if resident.runtime is runtime:
+                self.runtime_id, self.plan = resident.id, runtime.plan
+
+    def _answering(self) -> str:
+        if self.runtime_id is None:
+            raise RuntimeClosedError("No model is loaded yet.", hint="Press Load first.")
+        return self.runtime_id
+
+    def _loaded(self, runtime_id: str) -> LoadedRuntime:
+        runtime = self.manager.get(runtime_id)
+        if runtime is None:
+            raise RuntimeClosedError(
+                f"{runtime_id!r} is no longer in memory.", hint="Load it again to use it."
+            )
+        return runtime
+
+
+@functools.cache
+def default_session() -> Session:
+    """The session that widgets and magics of this kernel share."""
+    return Session()

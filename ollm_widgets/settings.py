@@ -1,0 +1,43 @@
+"""Every environment variable this package reads, in one place."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+CACHE_DIR_VARIABLE = "OLLM_CACHE_DIR"
+MODELS_DIR_VARIABLE = "OLLM_MODELS_DIR"
+APPLICATION = "ollm-widgets"
+
+
+def cache_dir() -> Path:
+    """Folder for what can be made again: converted models, measurements, KV pages.
+
+    ``OLLM_CACHE_DIR``, else the operating system's cache folder of this user.
+    """
+    return _folder_from(CACHE_DIR_VARIABLE) or _user_cache_path()
+
+
+def default_models_dir() -> Path:
+    """Folder that holds managed models when no `models_dir` is given.
+
+    ``OLLM_MODELS_DIR``, else ``models`` in the operating system's data folder of this user.
+    """
+    return _folder_from(MODELS_DIR_VARIABLE) or _user_data_path() / "models"
+
+
+def _folder_from(variable: str) -> Path | None:
+    value = os.environ.get(variable, "").strip()
+    return Path(value).expanduser().absolute() if value else None
+
+
+def _user_cache_path() -> Path:
+    import platformdirs
+
+    return platformdirs.user_cache_path(APPLICATION)
+
+
+def _user_data_path() -> Path:
+    import platformdirs
+
+    return platformdirs.user_data_path(APPLICATION)

@@ -1,0 +1,1 @@
+"""The widgets: each a thin view over a session."""

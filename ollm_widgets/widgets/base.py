@@ -1,0 +1,60 @@
+"""What all widgets share: a session, a snapshot trait, a sender."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import msgspec
+import traitlets
+
+from ollm_widgets.protocol.inbox import Inbox
+from ollm_widgets.protocol.outbox import Outbox
+from ollm_widgets.protocol.views import view_snapshot
+from ollm_widgets.session.session import Session, default_session
+
+STATIC = Path(__file__).parent.parent / "static"
+
+
+class SessionWidget(anywidget.AnyWidget):
+    """A view of a session.
+
+    Parameters
+    ----------
+    session
+        What to show; the session that all widgets of this kernel share by default, so that
+        parts shown in different cells belong together.
+    """
+
+    # Set by the kernel alone: the page holds no truth of its own.
+    snapshot = traitlets.Dict(read_only=True).tag(sync=True)
+
+    def __init__(self, session: Session | None = None) -> None:
+        self.session = session or default_session()
+        super().__init__()
+        self.set_trait("snapshot", msgspec.to_builtins(view_snapshot(self.session, 0)))
+        self._outbox = Outbox(
+            self.session, self.send, lambda snapshot: self.set_trait("snapshot", snapshot)
+        )
+        self._inbox = Inbox(self.session, self._outbox)
+        self.on_msg(lambda _widget, content, _buffers: self._inbox.receive(content))
+
+    def close(self) -> None:
+        """Take the view away; loaded models stay in memory."""
+        outbox: Outbox | None = getattr(self, "_outbox", None)
+        if outbox is not None:
+            outbox.close()
+        super().close()
+
+    def set_state(self, sync_data: dict[str, Any]) -> None:
+        """Take what a page syncs, except the snapshot, which only the kernel may set."""
+        super().set_state({key: sync_data[key] for key in sync_data if key != "snapshot"})
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        """Add a text form for places that cannot draw widgets."""
+        bundle = super()._repr_mimebundle_(**kwargs)
+        data = bundle[0] if isinstance(bundle, tuple) else bundle
+        if isinstance(data, dict):
+            data["text/plain"] = f"<{type(self).__name__}: {self.snapshot.get('title', '')}>"
+        return bundle

@@ -1,0 +1,59 @@
+"""Which Chromium the browser tests drive; ``python tests/browser/chromium.py`` prints it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+VARIABLE = "OLLM_CHROMIUM"
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+def find_chromium() -> str:
+    """Path of the first browser that starts: the one named, the system's, Playwright's.
+
+    Raises
+    ------
+    LookupError
+        If there is none; the message says what to do.
+    """
+    if named := os.environ.get(VARIABLE, "").strip():
+        if (path := shutil.which(named)) and _starts(path):
+            return path
+        raise LookupError(f"{VARIABLE} names {named!r}, which is not a browser that starts.")
+    for name in NAMES:
+        if (path := shutil.which(name)) and _starts(path):
+            return path
+    if (path := _from_playwright()) and _starts(path):
+        return path
+    raise LookupError(
+        f"No Chromium or Chrome found: install one, name its program in {VARIABLE}, "
+        "or run `make browser`."
+    )
+
+
+def _from_playwright() -> str | None:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        path = playwright.chromium.executable_path
+    return path if Path(path).is_file() else None
+
+
+def _starts(path: str) -> bool:
+    """Some systems have a `chromium` that only says where else to get it."""
+    try:
+        answer = subprocess.run([path, "--version"], capture_output=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return answer.returncode == 0
+
+
+if __name__ == "__main__":
+    try:
+        print(find_chromium())
+    except LookupError as error:
+        sys.exit(str(error))

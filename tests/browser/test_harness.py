@@ -1,0 +1,45 @@
+"""The harness itself: a page that opens, a kernel that answers, an end that leaves nothing."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser.lab import Lab
+
+
+@pytest.mark.parametrize("place", ["lab", "notebook7"])
+def test_a_cell_runs_in_the_page(place: str, request: pytest.FixtureRequest) -> None:
+    lab: Lab = request.getfixturevalue(place)
+    notebook = lab.open_notebook(["print(6 * 7)", "answer = 6 * 7"])
+    notebook.run_cell(0)
+    expect(notebook.output(0)).to_have_text("42")
+    notebook.run_all()
+    assert notebook.kernel_eval("answer") == "42"
+    notebook.screenshot(f"harness-{place}")
+    notebook.assert_no_console_errors()
+    assert notebook.outside_requests == []
+
+
+def test_a_running_cell_can_be_interrupted(lab: Lab) -> None:
+    notebook = lab.open_notebook(["import threading\nthreading.Event().wait()"])
+    ticket = notebook.start_cell(0)
+    expect(notebook.cell(0).locator(".jp-InputPrompt")).to_have_text("[*]:")
+    notebook.interrupt_kernel()
+    notebook.wait_for_run(ticket)
+    expect(notebook.output(0)).to_contain_text("KeyboardInterrupt")
+
+
+def test_variables_outlive_a_reload_and_not_a_restart(lab: Lab) -> None:
+    notebook = lab.open_notebook(["kept = 1"])
+    notebook.run_cell(0)
+    notebook.reload()
+    assert notebook.kernel_eval("kept") == "1"
+    notebook.restart_kernel()
+    assert notebook.kernel_eval("'kept' in globals()") == "False"
+
+
+def test_a_closed_notebook_leaves_no_kernel(lab: Lab) -> None:
+    lab.open_notebook([""])
+    lab.close_notebooks()
+    assert lab.server.request("GET", "/api/kernels") == []
