@@ -69,7 +69,7 @@ class Bundles:
             )
         self.install_packages(node)
         shutil.rmtree(self.static, ignore_errors=True)
-        _npm(node, self.js, "run", "--silent", "build")
+        _npm(node, self.js, "run", "--loglevel=error", "build")
         self._write_record()
         return True
 
@@ -86,7 +86,7 @@ class Bundles:
         lock = self.js / "package-lock.json"
         if installed.is_file() and installed.stat().st_mtime >= lock.stat().st_mtime:
             return
-        _npm(node, self.js, "ci", "--prefer-offline", "--no-audit", "--no-fund", "--silent")
+        _npm(node, self.js, "ci", "--prefer-offline", "--no-audit", "--no-fund", "--loglevel=error")
         installed.touch()
 
     def _write_record(self) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ollm_widgets.backends.base import LoadedModel, LoadProgress, ProgressSink, check_cancelled
 from ollm_widgets.backends.memory import as_out_of_memory
-from ollm_widgets.backends.progress import tensor_sizes, weight_counter
+from ollm_widgets.backends.progress import counted_weights, tensor_sizes
 from ollm_widgets.planning.plan import RuntimePlan
 from ollm_widgets.planning.traits import GENERIC_TRAITS, BackendTraits
 
@@ -42,14 +42,13 @@ class GenericBackend:
             folder, local_files_only=True, trust_remote_code=False
         )
         device = torch.device(plan.device)
-        with as_out_of_memory(plan, device):
+        with as_out_of_memory(plan, device), counted_weights(sizes, progress, cancel):
             model = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=getattr(torch, plan.dtype),
                 local_files_only=True,
                 trust_remote_code=False,
                 use_safetensors=True,
-                tqdm_class=weight_counter(sizes, progress, cancel),
             )
             check_cancelled(cancel)
             torch.nn.Module.to(model, device)

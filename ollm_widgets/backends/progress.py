@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 from ollm_widgets.backends.base import LoadProgress, ProgressSink, check_cancelled
 from ollm_widgets.models.tensors import read_safetensors_header
+
+# What stands in for a progress bar on the thread that loads; other threads keep theirs.
+_counter: ContextVar[Callable[[Iterable[Any]], Any] | None] = ContextVar(
+    "ollm_weight_counter", default=None
+)
 
 
 def tensor_sizes(folder: Path) -> dict[str, int]:
@@ -20,10 +28,11 @@ def tensor_sizes(folder: Path) -> dict[str, int]:
     }
 
 
-def weight_counter(
+@contextmanager
+def counted_weights(
     sizes: dict[str, int], progress: ProgressSink, cancel: threading.Event
-) -> type[Any]:
-    """Make the class that `from_pretrained(tqdm_class=...)` wraps its loop over tensors in.
+) -> Iterator[None]:
+    """Report the tensors that `from_pretrained` reads while the context is open.
 
     Parameters
     ----------
@@ -33,37 +42,55 @@ def weight_counter(
     progress
         Called after each tensor, in stage "Read weights".
     cancel
-        Ends the loop with `Cancelled` before the next tensor.
+        Ends the load with `Cancelled` before the next tensor.
     """
-    total_bytes = sum(sizes.values())
+    _install_hook()
+    token = _counter.set(lambda items: WeightCounter(items, sizes, progress, cancel))
+    try:
+        yield
+    finally:
+        _counter.reset(token)
 
-    class WeightCounter:
-        """Iterates like tqdm over (name, mapping) pairs."""
 
-        def __init__(self, iterable: Iterable[Any] | None = None, **_options: Any) -> None:
-            self._items = list(iterable or ())
+class WeightCounter:
+    """Iterates over (name, mapping) pairs in place of a progress bar."""
 
-        def __iter__(self) -> Iterator[Any]:
-            mean_bytes = total_bytes // max(len(self._items), 1)
-            done_bytes = 0
-            for item in self._items:
-                check_cancelled(cancel)
-                yield item
-                name = item[0] if isinstance(item, tuple) else ""
-                done_bytes = min(done_bytes + sizes.get(name, mean_bytes), total_bytes)
-                progress(LoadProgress("Read weights", done_bytes, total_bytes))
-            progress(LoadProgress("Read weights", total_bytes, total_bytes))
+    def __init__(
+        self,
+        items: Iterable[Any],
+        sizes: dict[str, int],
+        progress: ProgressSink,
+        cancel: threading.Event,
+    ) -> None:
+        self._items = list(items)
+        self._sizes = sizes
+        self._progress = progress
+        self._cancel = cancel
 
-        def __enter__(self) -> WeightCounter:
-            return self
+    def __iter__(self) -> Iterator[Any]:
+        total_bytes = sum(self._sizes.values())
+        mean_bytes = total_bytes // max(len(self._items), 1)
+        done_bytes = 0
+        for item in self._items:
+            check_cancelled(self._cancel)
+            yield item
+            name = item[0] if isinstance(item, tuple) else ""
+            done_bytes = min(done_bytes + self._sizes.get(name, mean_bytes), total_bytes)
+            self._progress(LoadProgress("Read weights", done_bytes, total_bytes))
+        self._progress(LoadProgress("Read weights", total_bytes, total_bytes))
 
-        def __exit__(self, *_error: object) -> None:
-            return None
 
-        def update(self, _count: int = 1) -> None:
-            """Part of tqdm's interface; each tensor has been counted already."""
+@functools.cache
+def _install_hook() -> None:
+    """Let transformers ask `_counter` first; once a process, ahead of any earlier hook."""
+    from transformers.utils import logging
 
-        def close(self) -> None:
-            """Part of tqdm's interface; there is nothing to close."""
+    def hook(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        counter = _counter.get()
+        if counter is not None and args:
+            return counter(args[0])
+        if earlier is not None:
+            return earlier(factory, args, kwargs)
+        return factory(*args, **kwargs)
 
-    return WeightCounter
+    earlier = logging.set_tqdm_hook(hook)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeAlias
-
-import msgspec
 
 from ollm_widgets.errors import MalformedModelError, UnsafeModelError
 
@@ -44,8 +43,9 @@ def read_json_object(path: Path, limit_bytes: int = MAX_CONFIG_BYTES) -> JSONObj
             hint="A file of this kind is a few kB; get the model again from its source.",
         )
     try:
-        decoded: object = msgspec.json.decode(content)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        # The standard library's parser, since configs may hold Infinity and integers of any size.
+        decoded: object = json.loads(content)
+    except (ValueError, RecursionError) as error:
         raise MalformedModelError(
             f"{path} is not valid JSON: {error}.", hint="Get the file again from its source."
         ) from error

@@ -12,6 +12,9 @@ from ollm_widgets.models.shape import ModelShape
 
 MAX_LAYERS = 10_000
 
+# Every n-th layer sees everything, in families whose configs may leave that to a default.
+_SLIDING_PERIODS = {"gemma2": 2, "gemma3_text": 6, "cohere2": 4}
+
 
 def shape_from_config(config: JSONObject, own_output: bool | None = None) -> ModelShape | None:
     """Read the decoder's dimensions.
@@ -43,8 +46,9 @@ def shape_from_config(config: JSONObject, own_output: bool | None = None) -> Mod
     intermediate = read_int(decoder, "intermediate_size", "n_inner", "ffn_dim", "d_ff")
     if intermediate is None and decoder.get("model_type") == "gpt2":
         intermediate = 4 * hidden
+    _check_layers(layers)
     return ModelShape(
-        layers=_bounded(layers),
+        layers=layers,
         hidden_size=hidden,
         intermediate_size=intermediate or 0,
         attention_heads=heads,
@@ -56,7 +60,7 @@ def shape_from_config(config: JSONObject, own_output: bool | None = None) -> Mod
         )
         or 0,
         sliding_window=window or None,
-        layer_types=_layer_types(decoder),
+        layer_types=_layer_types(decoder, layers),
         tied_embeddings=_tied(config, decoder, own_output),
     )
 
@@ -73,9 +77,10 @@ def shape_from_gguf(header: GGUFHeader) -> ModelShape | None:
     heads = number("attention.head_count")
     if not layers or not hidden or not heads:
         return None
+    _check_layers(layers)
     vocabulary = number("vocab_size") or header.array_length("tokenizer.ggml.tokens") or 0
     return ModelShape(
-        layers=_bounded(layers),
+        layers=layers,
         hidden_size=hidden,
         intermediate_size=number("feed_forward_length") or 0,
         attention_heads=heads,
@@ -88,19 +93,26 @@ def shape_from_gguf(header: GGUFHeader) -> ModelShape | None:
     )
 
 
-def _bounded(layers: int) -> int:
+def _check_layers(layers: int) -> None:
     if layers > MAX_LAYERS:
         raise UnsafeModelError(
             f"The config announces {layers:,} layers; no model has more than {MAX_LAYERS:,}."
         )
-    return layers
 
 
-def _layer_types(decoder: JSONObject) -> tuple[str, ...] | None:
+def _layer_types(decoder: JSONObject, layers: int) -> tuple[str, ...] | None:
     types = decoder.get("layer_types")
-    if not isinstance(types, list) or not types or len(types) > MAX_LAYERS:
+    if isinstance(types, list) and types and len(types) <= MAX_LAYERS:
+        return tuple(str(kind) for kind in types)
+    period = read_int(decoder, "full_attention_interval")
+    other = "linear_attention"
+    if period is None and decoder.get("sliding_window"):
+        family = decoder.get("model_type")
+        period = read_int(decoder, "sliding_window_pattern") or _SLIDING_PERIODS.get(str(family))
+        other = "sliding_attention"
+    if period is None or period < 2:
         return None
-    return tuple(str(kind) for kind in types)
+    return tuple(other if (n + 1) % period else "full_attention" for n in range(layers))
 
 
 def _tied(config: JSONObject, decoder: JSONObject, own_output: bool | None) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -96,10 +96,6 @@ class ResolvedModel(Renderable):
     def refusal(self) -> UnsupportedModelError:
         """Build the error that a load of this unsupported model raises."""
         return _ERRORS[self.problem or "unsupported"](self.resolution_message)
-
-    def with_message(self, message: str) -> ResolvedModel:
-        """Copy with another resolution message."""
-        return replace(self, resolution_message=message)
 
     def card(self) -> Card:
         """Draw the model as a card: where it is, what it is, what it can do."""

@@ -26,7 +26,8 @@ class ModelShape:
         Tokens seen by sliding-attention layers, ``None`` when all layers see everything.
     layer_types
         One attention type per layer (``full_attention``, ``sliding_attention``,
-        ``linear_attention``) where the config lists them.
+        ``linear_attention``); ``None`` when all layers are alike: sliding where
+        `sliding_window` is set, else full.
     tied_embeddings
         Whether the output projection is the embedding.
     """

@@ -1,4 +1,4 @@
-"""What this machine's memory and arithmetic give, measured once and remembered."""
+"""What this machine's memory and arithmetic give: measured once and remembered."""
 
 from __future__ import annotations
 
@@ -38,20 +38,24 @@ class Bandwidth:
     flops_per_s: float
 
 
-def bandwidth_of(device: Device) -> Bandwidth:
-    """Return the bandwidth of `device`, measuring it (under a third of a second) if need be."""
+def bandwidth_of(device: Device) -> Bandwidth | None:
+    """Return the bandwidth of `device`, measuring it (under a third of a second) if need be.
+
+    None when an accelerator has no room to measure in.
+    """
     return _remembered(device.kind, device.name, device.title, cache_dir())
 
 
 @cache
-def _remembered(kind: str, name: str, title: str, folder: Path) -> Bandwidth:
+def _remembered(kind: str, name: str, title: str, folder: Path) -> Bandwidth | None:
     key = f"{title}, {os.cpu_count()} cores" if kind == "cpu" else title
     path = folder / "bandwidth.json"
     stored = _read(path)
     found = _as_bandwidth(stored.get(key))
     if found is None:
         found = _measure_cpu() if kind == "cpu" else _measure_accelerator(name)
-        _write(path, {**stored, key: asdict(found)})
+        if found is not None:
+            _write(path, {**stored, key: asdict(found)})
     return found
 
 
@@ -104,7 +108,16 @@ def _measure_cpu() -> Bandwidth:
     return Bandwidth(matrix.nbytes / read_s, 2 * _SQUARE**3 / product_s)
 
 
-def _measure_accelerator(name: str) -> Bandwidth:
+def _measure_accelerator(name: str) -> Bandwidth | None:
+    import torch
+
+    try:
+        return _measure_with_torch(name)
+    except torch.OutOfMemoryError:
+        return None
+
+
+def _measure_with_torch(name: str) -> Bandwidth:
     import torch
 
     synchronize = torch.mps.synchronize if name == "mps" else torch.cuda.synchronize

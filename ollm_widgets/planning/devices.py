@@ -88,9 +88,9 @@ def choose_dtype(checkpoint_dtype: str | None, device: Device, asked: DTypeChoic
     stored = (checkpoint_dtype or "bfloat16").lower()
     if stored in ("float32", "float64"):
         return "float32"
-    if device.kind == "cpu":
-        return "bfloat16" if device.native_bf16 and stored == "bfloat16" else "float32"
     half = _SIXTEEN_BIT.get(stored, "bfloat16")
+    if device.kind == "cpu":
+        return "bfloat16" if device.native_bf16 and half == "bfloat16" else "float32"
     return "float16" if half == "bfloat16" and not device.native_bf16 else half
 
 

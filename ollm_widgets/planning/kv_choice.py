@@ -120,7 +120,8 @@ def _choose(
 def _by_profile(
     config: RuntimeConfig, traits: BackendTraits, resolved: ResolvedModel, memory: MemoryMap
 ) -> _Choice:
-    on_disk = next((each for each in _ON_DISK if each in traits.kv_strategies), "resident")
+    held = [each for each in _ON_DISK if each in traits.kv_strategies]
+    on_disk: KVStrategyId = held[0] if held else "resident"
     tier = next((tier for tier in memory.tiers if tier.kv_bytes), None)
     if config.strategy_selector_profile == "latency":
         if tier is None or tier.fits:

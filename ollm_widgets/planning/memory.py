@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 from ollm_widgets.errors import ConfigError
 from ollm_widgets.models.shape import ModelShape
 from ollm_widgets.planning.config import RuntimeConfig
@@ -95,6 +98,14 @@ def check_budget_holds_a_layer(device: Device, config: RuntimeConfig, sizes: Wei
             hint=f"Give it at least {needed}, and {format_memory(sizes.total_bytes)} to hold the "
             "whole model.",
         )
+
+
+def disk_tier(folder: Path) -> TierMemory:
+    """Return the disk that holds `folder`; weights are there already and need no room."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    usage = shutil.disk_usage(folder)
+    return TierMemory("disk", "Disk", usage.total, usage.free, usage.used, usage.total)
 
 
 def memory_map(

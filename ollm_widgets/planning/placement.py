@@ -55,7 +55,7 @@ def automatic_counts(
     """
     if not layer_bytes:
         return 0, 0
-    largest_bytes = max(max(layer_bytes), 1)
+    largest_bytes = max(*layer_bytes, 1)
     count = len(layer_bytes)
     if sum(layer_bytes) <= accelerator_bytes:
         return count, 0
@@ -115,6 +115,7 @@ def placement_for(
     config: RuntimeConfig,
     traits: BackendTraits,
     device: Device,
+    *,
     layer_bytes: tuple[int, ...],
     layers: int,
     room_bytes: tuple[int, int],

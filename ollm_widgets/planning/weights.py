@@ -26,7 +26,8 @@ class WeightSizes:
         Bytes that one generated token reads: of a mixture of experts only the active ones, of
         an untied embedding only a row.
     parameters_per_token
-        Parameters that one token passes through.
+        Parameters of the decoder layers that one prompt token passes through; logits are made
+        for the last one only.
     """
 
     layer_bytes: tuple[int, ...]
@@ -65,11 +66,11 @@ def weight_sizes(resolved: ResolvedModel, dtype: DType) -> WeightSizes | None:
         tied = resolved.shape is None or resolved.shape.tied_embeddings
         read = other if tied else other // 2
     item_bytes = ITEM_BYTES[dtype]
-    active = read + _active_parameters(resolved, layers)
+    active = _active_parameters(resolved, layers)
     return WeightSizes(
         layer_bytes=tuple(count * item_bytes for count in layers),
         embeddings_bytes=other * item_bytes,
-        read_per_token_bytes=active * item_bytes,
+        read_per_token_bytes=(read + active) * item_bytes,
         parameters_per_token=active,
     )
 

@@ -68,9 +68,9 @@ def run_generate(
             halt = watch(ids) or cancel.is_set()
             return torch.full((ids.shape[0],), halt, dtype=torch.bool, device=ids.device)
 
-    options: dict[str, Any] = {"use_cache": cache is not None}
-    if cache is not None:
-        options["past_key_values"] = cache
+    config = effective_generation(model, generation, new_tokens)
+    config.use_cache = cache is not None
+    options: dict[str, Any] = {} if cache is None else {"past_key_values": cache}
     with (
         torch.inference_mode(),
         _seeded(generation.seed if generation.temperature > 0 else None, model.device),
@@ -80,7 +80,7 @@ def run_generate(
             return _generate(model)(
                 input_ids,
                 attention_mask=attention_mask,
-                generation_config=effective_generation(model, generation, new_tokens),
+                generation_config=config,
                 stopping_criteria=StoppingCriteriaList([Watcher()]),
                 **options,
             )

@@ -28,7 +28,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "checkForUpdates": False,
     },
     # Every cell in the page, so that a test may look at any of them.
-    #T "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},
+    "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},
 }
 
 

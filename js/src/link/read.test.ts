@@ -36,7 +36,7 @@ describe("read", () => {
     ["a missing field", "TextDelta", { turn: "1" }],
     ["a number for text", "TextDelta", { turn: "1", text: 7 }],
     ["an unknown choice", "Chip", { text: "a", tone: "loud" }],
-    ["a fraction for a count", "TextDelta", null],
+    ["nothing at all", "TextDelta", null],
     ["inherited properties", "HeaderView", Object.create({ title: "x" })],
   ])("refuses %s", (_, struct, value) => {
     expect(() => read(struct, value)).toThrow(Malformed);

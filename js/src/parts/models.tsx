@@ -135,7 +135,6 @@ function Option({ id, item, chosen, active, onChoose }: OptionProps) {
       role="option"
       class={active ? "ollm-option ollm-active" : "ollm-option"}
       aria-selected={chosen}
-      aria-label={item.name}
       aria-describedby={about.join(" ")}
       onMouseDown={(event) => event.preventDefault()}
       onClick={onChoose}
@@ -143,15 +142,18 @@ function Option({ id, item, chosen, active, onChoose }: OptionProps) {
       <span class="ollm-option-name" title={item.reference}>
         {item.name}
       </span>
-      <Chip chip={item.verdict} id={`${id}-verdict`} />
-      <span class="ollm-small ollm-dim" id={`${id}-facts`}>
-        {item.facts}
-      </span>
-      {item.reason && (
-        <span class="ollm-small ollm-dim ollm-option-reason" id={`${id}-reason`}>
-          {item.reason}
+      {/* Hidden, so that the option's name is the model's; read out as its description. */}
+      <span class="ollm-option-about" aria-hidden="true">
+        <Chip chip={item.verdict} id={`${id}-verdict`} />
+        <span class="ollm-small ollm-dim" id={`${id}-facts`}>
+          {item.facts}
         </span>
-      )}
+        {item.reason && (
+          <span class="ollm-small ollm-dim" id={`${id}-reason`}>
+            {item.reason}
+          </span>
+        )}
+      </span>
     </div>
   );
 }

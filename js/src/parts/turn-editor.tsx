@@ -13,7 +13,12 @@ export function TurnEditor({ text, onSave, onDiscard }: Props) {
   const box = useRef<HTMLTextAreaElement>(null);
   const ready = draft.trim() !== "" && !saving;
 
-  useEffect(() => box.current?.focus(), []);
+  useEffect(() => {
+    const log = box.current?.closest<HTMLElement>("[role=log]");
+    box.current?.focus();
+    // Without this the focus falls to the notebook, whose shortcuts are single letters.
+    return () => log?.focus({ preventScroll: true });
+  }, []);
 
   async function save(): Promise<void> {
     if (!ready) return;

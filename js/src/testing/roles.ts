@@ -21,12 +21,15 @@ export function find(root: Element, role: string, name?: string): HTMLElement {
   return first;
 }
 
-function nameOf(element: HTMLElement): string {
+/** The accessible name, as far as these tests need it. */
+export function nameOf(element: HTMLElement): string {
   const label = element.getAttribute("aria-label");
   if (label !== null) return label;
   if (element.id) {
     const labelled = element.ownerDocument.querySelector(`label[for="${element.id}"]`);
     if (labelled) return labelled.textContent ?? "";
   }
-  return (element.textContent ?? "").trim();
+  const copy = element.cloneNode(true) as HTMLElement;
+  for (const hidden of copy.querySelectorAll("[aria-hidden=true]")) hidden.remove();
+  return (copy.textContent ?? "").trim();
 }

@@ -1,0 +1,97 @@
+"""Which backend a plan uses, and what stands against it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ollm_widgets.models.resolved import ResolvedModel
+from ollm_widgets.planning.config import RuntimeConfig
+from ollm_widgets.planning.ids import BackendId
+from ollm_widgets.planning.specialization import SpecializationMatch, SpecializationRegistry
+from ollm_widgets.planning.traits import BackendTraits
+
+_NATIVE: BackendId = "optimized-native"
+_GENERIC: BackendId = "transformers-generic"
+
+
+@dataclass(frozen=True, slots=True)
+class BackendChoice:
+    """A backend, or why there is none.
+
+    Parameters
+    ----------
+    backend_id
+        None when nothing can run the model.
+    traits
+        The backend's, or those by which an impossible plan is drawn.
+    obstacles
+        What stands against it, in sentences.
+    notes
+        What else a person may want to know of the choice.
+    match
+        The specialization passes it would apply.
+    """
+
+    backend_id: BackendId | None
+    traits: BackendTraits
+    obstacles: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    match: SpecializationMatch | None = None
+
+
+def choose_backend(
+    resolved: ResolvedModel,
+    config: RuntimeConfig,
+    offered: tuple[BackendTraits, ...],
+    registry: SpecializationRegistry,
+) -> BackendChoice:
+    """Choose: the backend asked for, else a matching specialization, else the generic one."""
+    by_id = {traits.backend_id: traits for traits in offered}
+    fallback = by_id.get(_GENERIC, offered[0])
+    if not resolved.is_supported():
+        return BackendChoice(None, fallback, (resolved.resolution_message,))
+    if config.backend is not None:
+        traits = by_id.get(config.backend)
+        if traits is None:
+            known = ", ".join(by_id)
+            return BackendChoice(
+                config.backend,
+                fallback,
+                (f"{config.backend} was asked for, but only {known} is registered here.",),
+            )
+        found = registry.find(resolved) if traits.backend_id == _NATIVE else None
+        obstacles = _obstacles(resolved, config, traits)
+        if traits.backend_id == _NATIVE and found is None and not traits.unavailable:
+            obstacles = (*obstacles, "optimized-native has no pass that matches this model.")
+        return BackendChoice(config.backend, traits, obstacles, match=found)
+    native = by_id.get(_NATIVE)
+    notes: tuple[str, ...] = ()
+    if native is not None and config.use_specialization:
+        found = registry.find(resolved)
+        against = _obstacles(resolved, config, native)
+        if not against and found is not None:
+            return BackendChoice(_NATIVE, native, match=found)
+        why = native.unavailable or next(iter(against), "") or "no pass of it matches this model"
+        notes = (f"optimized-native was not chosen: {why.rstrip('.')}.",)
+    obstacles = _obstacles(resolved, config, fallback)
+    return BackendChoice(fallback.backend_id, fallback, obstacles, notes)
+
+
+def _obstacles(
+    resolved: ResolvedModel, config: RuntimeConfig, traits: BackendTraits
+) -> tuple[str, ...]:
+    obstacles = []
+    if traits.unavailable:
+        obstacles.append(f"{traits.backend_id} cannot run here: {traits.unavailable.rstrip('.')}.")
+    kind = resolved.generic_model_kind
+    if kind is not None and kind not in traits.generic_kinds:
+        kinds = ", ".join(sorted(traits.generic_kinds))
+        obstacles.append(f"{traits.backend_id} runs models of kind {kinds}; this one is {kind}.")
+    if config.adapter_dir is not None and not traits.supports_adapter:
+        obstacles.append(
+            f"adapter_dir: {traits.backend_id} does not lay adapters over a model in this "
+            "version. Merge the adapter into the model's weights first, and leave it empty."
+        )
+    if config.multimodal and resolved.capabilities.modalities == ("text",):
+        obstacles.append("multimodal: this model takes text only. Set multimodal=False.")
+    return tuple(obstacles)

@@ -1,0 +1,222 @@
+"""From a resolved model and a config to a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from ollm_widgets.errors import ConfigError, KVStrategyError
+from ollm_widgets.models.resolved import ResolvedModel
+from ollm_widgets.planning.backend_choice import choose_backend
+from ollm_widgets.planning.bandwidth import Bandwidth, bandwidth_of
+from ollm_widgets.planning.config import RuntimeConfig
+from ollm_widgets.planning.device_choice import choose_device, fit_obstacle
+from ollm_widgets.planning.devices import Device, Machine, probe_machine
+from ollm_widgets.planning.draft import Draft, sized_kv
+from ollm_widgets.planning.footprint import Demand
+from ollm_widgets.planning.kv_choice import (
+    choose_strategy,
+    planned_context,
+    planned_window,
+    refused_strategy,
+)
+from ollm_widgets.planning.kv_presets import preset_of
+from ollm_widgets.planning.memory import (
+    check_budget_holds_a_layer,
+    device_available_bytes,
+)
+from ollm_widgets.planning.parts import KVPlan, SpeedPrediction
+from ollm_widgets.planning.placement import count_obstacle, offload_obstacle, placement_for
+from ollm_widgets.planning.plan import RuntimePlan
+from ollm_widgets.planning.specialization import SpecializationRegistry
+from ollm_widgets.planning.speed import predict_speed
+from ollm_widgets.planning.traits import GENERIC_TRAITS, NATIVE_TRAITS, BackendTraits
+from ollm_widgets.planning.weights import layer_count
+from ollm_widgets.planning.wording import details_of, missing_files, tier_obstacle, why_it_runs
+
+Measure: TypeAlias = Callable[[Device], Bandwidth | None]
+
+
+class BackendSelector:
+    """Chooses backend, device, KV strategy and placement; loads nothing.
+
+    Parameters
+    ----------
+    traits
+        What the backends can do.
+    registry
+        Specialization passes that may apply.
+    measure
+        Gives the bandwidth that predictions rest on.
+    """
+
+    def __init__(
+        self,
+        traits: tuple[BackendTraits, ...] = (NATIVE_TRAITS, GENERIC_TRAITS),
+        registry: SpecializationRegistry | None = None,
+        measure: Measure = bandwidth_of,
+    ) -> None:
+        self.traits = traits or (NATIVE_TRAITS, GENERIC_TRAITS)
+        self.registry = registry if registry is not None else SpecializationRegistry()
+        self.measure = measure
+
+    def select(
+        self, resolved: ResolvedModel, config: RuntimeConfig, machine: Machine | None = None
+    ) -> RuntimePlan:
+        """Make the plan for a model.
+
+        A choice that this backend, model or machine rules out gives a plan that is not
+        executable and says why; it never becomes another choice silently.
+
+        Parameters
+        ----------
+        machine
+            What there is to run on; looked at now when it is not given.
+
+        Raises
+        ------
+        ConfigError
+            If a field of `config` holds a value that cannot work with any model.
+        """
+        config.validate()
+        config = config.copy()
+        draft = self._draft(resolved, config, machine or probe_machine())
+        obstacles = [*draft.backend.obstacles, *_obstacles(draft)]
+        try:
+            kv = choose_strategy(config, draft.backend.traits, resolved, draft.memory())
+        except KVStrategyError as error:
+            obstacles.append(str(error))
+            kv = refused_strategy(config, resolved, str(error))
+        kv = sized_kv(kv, draft)
+        if preset_of(kv.strategy).uses_disk:
+            draft = draft.with_spilled_kv()
+        obstacles += _room_obstacles(draft)
+        if not resolved.is_supported():
+            obstacles = [resolved.resolution_message]
+        needs_files = resolved.model_path is None and not obstacles
+        if resolved.model_path is None and resolved.is_supported():
+            obstacles.append(missing_files(resolved))
+        return _plan(draft, kv, tuple(obstacles), needs_files, self._speed(draft, kv))
+
+    def _draft(self, resolved: ResolvedModel, config: RuntimeConfig, machine: Machine) -> Draft:
+        backend = choose_backend(resolved, config, self.traits, self.registry)
+        demand = Demand(
+            resolved,
+            planned_context(config, resolved),
+            planned_window(config, resolved),
+            config.use_cache,
+        )
+        choice = choose_device(config, demand, machine, backend.traits)
+        footprint = demand.footprint(choice.dtype)
+        sizes = footprint.sizes
+        beside_bytes = footprint.needed_bytes - (sizes.layers_bytes if sizes else 0)
+        placement = placement_for(
+            config,
+            backend.traits,
+            choice.device,
+            layer_bytes=sizes.layer_bytes if sizes else (),
+            layers=layer_count(resolved),
+            room_bytes=(
+                max(device_available_bytes(choice.device, config) - beside_bytes, 0),
+                device_available_bytes(machine.cpu, config),
+            ),
+        )
+        return Draft(resolved, config, machine, backend, choice, demand, footprint, placement)
+
+    def _speed(self, draft: Draft, kv: KVPlan) -> SpeedPrediction | None:
+        """Predict the speed of a model that is wholly on its device; no wire is measured."""
+        device, sizes = draft.choice.device, draft.footprint.sizes
+        own = "host" if device.kind == "cpu" else "accelerator"
+        whole = all(tier == own for tier in draft.placement.tiers)
+        runs = draft.resolved.is_supported() and not draft.choice.obstacle
+        if sizes is None or not runs or not whole or not draft.memory().fits:
+            return None
+        bandwidth = self.measure(device)
+        if bandwidth is None:
+            return None
+        return predict_speed(
+            sizes,
+            draft.resolved.shape,
+            draft.choice.dtype,
+            bandwidth,
+            context_tokens=kv.context_tokens,
+            window_tokens=kv.window_tokens,
+            use_cache=draft.config.use_cache,
+        )
+
+
+def _obstacles(draft: Draft) -> list[str]:
+    """What stands against device, layer counts and context, in that order."""
+    config, resolved, device = draft.config, draft.resolved, draft.choice.device
+    obstacles = [draft.choice.obstacle] if draft.choice.obstacle else []
+    layers = layer_count(resolved)
+    if draft.choice.obstacle:
+        offload = count_obstacle(config, layers) if layers else ""
+    else:
+        offload = offload_obstacle(config, draft.backend.traits, device, layers)
+    if offload:
+        obstacles.append(offload)
+    limit = resolved.capabilities.context_length
+    if limit and config.context_tokens is not None and config.context_tokens > limit:
+        obstacles.append(
+            f"context_tokens: {config.context_tokens:,} tokens were asked for, the model takes "
+            f"{limit:,}."
+        )
+    return obstacles
+
+
+def _room_obstacles(draft: Draft) -> list[str]:
+    """By how much memory falls short; nothing is said of a device that is not there."""
+    sizes, device = draft.footprint.sizes, draft.choice.device
+    if draft.choice.obstacle or sizes is None:
+        return []
+    try:
+        check_budget_holds_a_layer(device, draft.config, sizes)
+    except ConfigError as error:
+        return [str(error)]
+    memory = draft.memory()
+    if memory.fits:
+        return []
+    return [fit_obstacle(draft.choice, draft.config, draft.demand) or tier_obstacle(memory)]
+
+
+def _plan(
+    draft: Draft,
+    kv: KVPlan,
+    obstacles: tuple[str, ...],
+    needs_files: bool,
+    speed: SpeedPrediction | None,
+) -> RuntimePlan:
+    resolved, config, traits = draft.resolved, draft.config, draft.backend.traits
+    match = draft.backend.match if not draft.backend.obstacles else None
+    native = draft.backend.backend_id == "optimized-native"
+    if draft.backend.backend_id is None:
+        support = resolved.capabilities.support_level
+    else:
+        support = "optimized" if native and not draft.backend.obstacles else "generic"
+    memory = draft.memory()
+    return RuntimePlan(
+        resolved_model=resolved,
+        config=config,
+        backend_id=draft.backend.backend_id,
+        device=draft.choice.name,
+        dtype=draft.choice.dtype,
+        model_path=resolved.model_path,
+        executable=not obstacles,
+        needs_files=needs_files,
+        support_level=support,
+        generic_model_kind=resolved.generic_model_kind,
+        reason=obstacles[0] if obstacles else why_it_runs(draft, memory),
+        kv=kv,
+        placement=draft.placement,
+        memory=memory,
+        speed=speed,
+        details=(*obstacles[1:], *details_of(draft, kv, obstacles)),
+        supports_disk_cache=traits.supports_disk_cache,
+        supports_cpu_offload=traits.supports_cpu_offload,
+        supports_gpu_offload=traits.supports_gpu_offload,
+        specialization_enabled=config.use_specialization,
+        specialization_provider_id=match.provider_id if match else None,
+        specialization_state="planned" if match else "not-planned",
+        specialization_pass_ids=match.pass_ids if match else (),
+    )

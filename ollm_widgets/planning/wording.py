@@ -1,0 +1,49 @@
+"""Why a plan is as it is, in sentences for people."""
+
+from __future__ import annotations
+
+from ollm_widgets.models.resolved import ResolvedModel
+from ollm_widgets.planning.draft import Draft
+from ollm_widgets.planning.parts import KVPlan, MemoryMap
+from ollm_widgets.render.units import format_bytes, format_memory
+
+
+def why_it_runs(draft: Draft, memory: MemoryMap) -> str:
+    device = draft.choice.device
+    place = "the CPU" if device.kind == "cpu" else device.title
+    tier = memory.tier("ram" if device.kind == "cpu" else "gpu")
+    if draft.footprint.sizes is None or tier is None:
+        fits = "Its size is not known before it is loaded."
+    else:
+        fits = f"It needs {tier.summary()} of memory that may be used."
+    return f"{draft.backend.backend_id} runs it on {place} in {draft.choice.dtype}. {fits}"
+
+
+def details_of(draft: Draft, kv: KVPlan, obstacles: tuple[str, ...]) -> tuple[str, ...]:
+    if not draft.resolved.is_supported():
+        return ()
+    details = [draft.choice.why] if draft.choice.why else []
+    details += draft.backend.notes
+    if kv.why not in obstacles:
+        details.append(f"KV cache: {kv.strategy}. {kv.why}")
+    if draft.resolved.shape is None:
+        details.append("The size of its KV cache is known once its config is on this machine.")
+    if not draft.config.use_cache:
+        details.append("use_cache=False: nothing is kept between tokens.")
+    return tuple(details)
+
+
+def tier_obstacle(memory: MemoryMap) -> str:
+    tier = next(tier for tier in memory.tiers if not tier.fits)
+    return (
+        f"It needs {format_memory(tier.needed_bytes)} of {tier.title}, and "
+        f"{format_memory(tier.available_bytes)} may be used. Place fewer layers there."
+    )
+
+
+def missing_files(resolved: ResolvedModel) -> str:
+    if not resolved.is_downloadable():
+        return "Its files are not on this machine."
+    size_bytes = resolved.capabilities.bytes_on_disk
+    size = f" {format_bytes(size_bytes)}" if size_bytes else ""
+    return f"Its files are not on this machine; loading it downloads{size} first."

