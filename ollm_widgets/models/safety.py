@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from ollm_widgets.models.config_file import JSONObject, read_config, read_json_o
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 MAX_ENTRIES = 10_000
+_BLOB_HASH = re.compile(r"[0-9a-f]{64}")
 _CODE_FILES = ("tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
 
 
@@ -35,14 +37,15 @@ def check_links(folder: Path) -> None:
     """Refuse links that leave the folder.
 
     In the hub's cache a snapshot links into the blobs of its own repository, so there the
-    repository's cache folder is the border.
+    repository's cache folder is the border; those blobs may in turn be links into the store
+    that the cache's repositories share.
     """
     border = _border(folder)
     for entry in _entries(folder):
         if not entry.is_symlink():
             continue
         target = Path(os.path.realpath(entry.path))
-        if not target.is_relative_to(border):
+        if not target.is_relative_to(border) and not _is_shared_blob(target, border):
             raise UnsafeModelError(
                 f"{entry.path} is a link to {target}, outside of {border}.",
                 hint="Replace the link by the file itself if you trust it.",
@@ -91,6 +94,13 @@ def _border(folder: Path) -> Path:
     if resolved.parent.name == "snapshots" and resolved.parent.parent.name.startswith("models--"):
         return resolved.parent.parent
     return resolved
+
+
+def _is_shared_blob(target: Path, border: Path) -> bool:
+    """Whether `target` is ``<hub cache>/blobs/<2 hex>/<hash>``, as huggingface_hub lays it out."""
+    if not border.name.startswith("models--") or not _BLOB_HASH.fullmatch(target.name):
+        return False
+    return target.parent == border.parent / "blobs" / target.name[:2]
 
 
 def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:

@@ -57,6 +57,7 @@ class Draft:
 
 
 def sized_kv(kv: KVPlan, draft: Draft) -> KVPlan:
+    """Fill in the bytes that a strategy takes, where the model's shape is known."""
     shape = draft.resolved.shape
     if shape is None or not draft.config.use_cache:
         return kv

@@ -177,6 +177,8 @@ def _room_obstacles(draft: Draft) -> list[str]:
     memory = draft.memory()
     if memory.fits:
         return []
+    if device.kind != "cpu" and draft.backend.traits.supports_gpu_offload:
+        return [tier_obstacle(memory)]
     return [fit_obstacle(draft.choice, draft.config, draft.demand) or tier_obstacle(memory)]
 
 

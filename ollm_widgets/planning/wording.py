@@ -9,6 +9,7 @@ from ollm_widgets.render.units import format_bytes, format_memory
 
 
 def why_it_runs(draft: Draft, memory: MemoryMap) -> str:
+    """Say what runs where, and how much memory it takes."""
     device = draft.choice.device
     place = "the CPU" if device.kind == "cpu" else device.title
     tier = memory.tier("ram" if device.kind == "cpu" else "gpu")
@@ -20,6 +21,7 @@ def why_it_runs(draft: Draft, memory: MemoryMap) -> str:
 
 
 def details_of(draft: Draft, kv: KVPlan, obstacles: tuple[str, ...]) -> tuple[str, ...]:
+    """Give the sentences beside the reason; what is said there already is left out."""
     if not draft.resolved.is_supported():
         return ()
     details = [draft.choice.why] if draft.choice.why else []
@@ -34,6 +36,7 @@ def details_of(draft: Draft, kv: KVPlan, obstacles: tuple[str, ...]) -> tuple[st
 
 
 def tier_obstacle(memory: MemoryMap) -> str:
+    """Say which tier cannot hold its part."""
     tier = next(tier for tier in memory.tiers if not tier.fits)
     return (
         f"It needs {format_memory(tier.needed_bytes)} of {tier.title}, and "
@@ -42,6 +45,7 @@ def tier_obstacle(memory: MemoryMap) -> str:
 
 
 def missing_files(resolved: ResolvedModel) -> str:
+    """Say that the files are not here, and what loading would download."""
     if not resolved.is_downloadable():
         return "Its files are not on this machine."
     size_bytes = resolved.capabilities.bytes_on_disk

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, assert_never
 
 import msgspec
 
@@ -77,82 +76,39 @@ def _failure(content: object, problem: Problem) -> m.Failure:
     )
 
 
-@functools.singledispatch
-def run_command(command: Any, session: Session) -> str | None:
+def run_command(command: m.AnyCommand, session: Session) -> str | None:  # noqa: PLR0911, PLR0912  (one case a command)
     """Do what `command` asks; returns the id of the job it started, if any."""
-    raise ProtocolError(f"Unknown command {type(command).__name__}.")
-
-
-@run_command.register
-def _(command: m.Hello, session: Session) -> str | None:
-    return None if session.models else session.refresh_models()
-
-
-@run_command.register
-def _(command: m.Resync, session: Session) -> None:
+    match command:
+        case m.Hello():
+            return None if session.models else session.refresh_models()
+        case m.Resync():
+            pass  # the snapshot that follows the reply is all it asks for
+        case m.Search(body=body):
+            return session.search(body.text)
+        case m.Choose(body=body):
+            return session.choose(body.reference)
+        case m.Edit(body=body):
+            return session.edit(body.field, body.value)
+        case m.Load():
+            return session.load()
+        case m.Cancel():
+            session.cancel_load()
+        case m.Unload(body=body):
+            return session.unload(body.runtime)
+        case m.Pin(body=body):
+            session.pin(body.runtime, body.pinned)
+        case m.Use(body=body):
+            session.use(body.runtime)
+        case m.Send(body=body):
+            return session.send(body.text)
+        case m.Stop():
+            session.conversation.stop()
+        case m.Retry(body=body):
+            return session.retry(body.turn)
+        case m.EditTurn(body=body):
+            return session.edit_turn(body.turn, body.text)
+        case m.Clear():
+            session.conversation.clear()
+        case _:
+            assert_never(command)
     return None
-
-
-@run_command.register
-def _(command: m.Search, session: Session) -> str:
-    return session.search(command.body.text)
-
-
-@run_command.register
-def _(command: m.Choose, session: Session) -> str:
-    return session.choose(command.body.reference)
-
-
-@run_command.register
-def _(command: m.Edit, session: Session) -> str:
-    return session.edit(command.body.field, command.body.value)
-
-
-@run_command.register
-def _(command: m.Load, session: Session) -> str:
-    return session.load()
-
-
-@run_command.register
-def _(command: m.Cancel, session: Session) -> None:
-    session.cancel_load()
-
-
-@run_command.register
-def _(command: m.Unload, session: Session) -> str:
-    return session.unload(command.body.runtime)
-
-
-@run_command.register
-def _(command: m.Pin, session: Session) -> None:
-    session.pin(command.body.runtime, command.body.pinned)
-
-
-@run_command.register
-def _(command: m.Use, session: Session) -> None:
-    session.use(command.body.runtime)
-
-
-@run_command.register
-def _(command: m.Send, session: Session) -> str:
-    return session.send(command.body.text)
-
-
-@run_command.register
-def _(command: m.Stop, session: Session) -> None:
-    session.conversation.stop()
-
-
-@run_command.register
-def _(command: m.Retry, session: Session) -> str:
-    return session.retry(command.body.turn)
-
-
-@run_command.register
-def _(command: m.EditTurn, session: Session) -> str:
-    return session.edit_turn(command.body.turn, command.body.text)
-
-
-@run_command.register
-def _(command: m.Clear, session: Session) -> None:
-    session.conversation.clear()

@@ -60,6 +60,12 @@ class Renderable(ABC):
 
     __slots__ = ()
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        # IPython asks class by class, and would meet a dataclass's own __repr__ first.
+        if "_repr_pretty_" not in cls.__dict__:
+            cls._repr_pretty_ = Renderable._repr_pretty_  # type: ignore[method-assign]
+
     @abstractmethod
     def card(self) -> Card:
         """Return what a small card about this object says."""

@@ -184,7 +184,7 @@ class NotebookPage:
             f"JupyterLab {theme.title()}",
         )
         light = str(theme == "light").lower()
-        self.page.locator(f"body[data-jp-theme-light='{light}']").wait_for()
+        self.page.locator(f"body[data-jp-theme-light='{light}']").wait_for(state="attached")
 
     def screenshot(self, name: str) -> Path:
         """Keep a picture of the page for a person to look at."""

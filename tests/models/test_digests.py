@@ -31,6 +31,26 @@ def test_a_damaged_memory_is_written_anew(tmp_path: Path) -> None:
     assert known_digest(file, memory) == digest
 
 
+def test_several_threads_remember_the_same_file(tmp_path: Path) -> None:
+    file, memory = tmp_path / "weights", tmp_path / "digests.json"
+    file.write_bytes(bytes(100_000))
+    start = threading.Barrier(8)
+    digests: list[str] = []
+
+    def digest() -> None:
+        start.wait()
+        digests.append(content_digest(file, memory))
+
+    threads = [threading.Thread(target=digest) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert digests == [hashlib.sha256(bytes(100_000)).hexdigest()] * 8
+    assert [path.name for path in tmp_path.iterdir()].count("digests.json") == 1
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_hashing_reports_bytes_and_can_be_cancelled(tmp_path: Path) -> None:
     file, memory = tmp_path / "weights", tmp_path / "digests.json"
     file.write_bytes(bytes(5_000_000))

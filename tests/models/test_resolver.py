@@ -203,6 +203,18 @@ def test_a_changed_folder_is_read_again(tiny_llama: Path, finder: ModelResolver)
     assert not finder.resolve(str(tiny_llama)).capabilities.has_chat_template
 
 
+def test_a_folder_is_inspected_as_what_it_came_from(
+    tiny_llama: Path, finder: ModelResolver
+) -> None:
+    model = finder.inspect_materialized_model(
+        "org/tiny@v1", tiny_llama, "hugging-face", "org/tiny", "v1"
+    )
+    assert model.source_kind == "hugging-face"
+    assert (model.repo_id, model.revision) == ("org/tiny", "v1")
+    assert model.model_path == tiny_llama
+    assert model.is_downloadable()
+
+
 def test_several_threads_resolve_the_same_model(tiny_llama: Path, finder: ModelResolver) -> None:
     found: list[str | None] = []
     threads = [

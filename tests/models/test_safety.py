@@ -42,6 +42,20 @@ def test_links_into_the_own_blobs_of_a_hub_snapshot_pass(
     check_folder(add_to_hub_cache(tiny_llama, "org/tiny"))
 
 
+def test_links_into_the_store_shared_by_the_hubs_repositories_pass(
+    tiny_llama: Path, add_to_hub_cache: Callable[..., Path]
+) -> None:
+    snapshot = add_to_hub_cache(tiny_llama, "org/tiny")
+    link = snapshot / "model.safetensors"
+    blob = snapshot.parent.parent / "blobs" / link.readlink().name
+    name = "ab" * 32
+    shared = snapshot.parents[2] / "blobs" / "ab" / name
+    shared.parent.mkdir(parents=True)
+    blob.rename(shared)
+    blob.symlink_to(Path("..") / ".." / "blobs" / "ab" / name)
+    check_folder(snapshot)
+
+
 def test_a_snapshot_may_not_link_into_another_repository(
     tiny_llama: Path, add_to_hub_cache: Callable[..., Path]
 ) -> None:

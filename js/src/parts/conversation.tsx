@@ -23,6 +23,7 @@ export function Conversation({ chat, onRetry, onEdit }: Props) {
       onScroll={onScroll}
     >
       <div ref={content}>
+        {chat.turns.length === 0 && <p class="ollm-empty">Nothing has been said yet.</p>}
         {chat.turns.map((turn) => (
           <TurnArticle
             key={turn.id}

@@ -3,8 +3,8 @@ import type { MemoryBar, Segment } from "../protocol";
 
 type Place = MemoryBar["place"];
 
-/** Narrower segments show their label only as a tooltip. */
-const LABEL_FROM_PERCENT = 7;
+/** About what one letter takes of a bar; a label that would not fit is only a tooltip. */
+const LETTER_PERCENT = 1.25;
 /** More subdivisions than this would be a grey smear. */
 const MOST_LINES = 80;
 
@@ -53,7 +53,7 @@ function Bar({ bar }: { bar: MemoryBar }) {
               style={{ width: `${percent}%`, "--ollm-count": parts }}
               title={segment.label}
             >
-              {percent >= LABEL_FROM_PERCENT && <span>{segment.label}</span>}
+              {percent >= segment.label.length * LETTER_PERCENT && <span>{segment.label}</span>}
             </i>
           );
         })}

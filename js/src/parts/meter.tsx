@@ -1,3 +1,5 @@
+import "../style/progress.css";
+
 /** How much of the context the conversation has used. */
 export function Meter({ used, limit }: { used: number; limit: number }) {
   if (limit <= 0) return null;

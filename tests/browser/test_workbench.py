@@ -1,0 +1,183 @@
+"""A person's way through the workbench, on a real JupyterLab with the real small model."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from playwright.sync_api import Locator, expect
+
+from tests.browser.lab import Lab, NotebookPage
+
+QUESTION = "What is the capital of France?"
+OPEN = ["%load_ext ollm\nfrom ollm_widgets import Workbench, default_session", "%ollm"]
+LONG_S = 120_000  # Playwright counts in milliseconds
+
+
+def open_workbench(lab: Lab, *more_cells: str) -> tuple[NotebookPage, Locator]:
+    notebook = lab.open_notebook([*OPEN, *more_cells])
+    notebook.run_cell(0)
+    notebook.run_cell(1)
+    workbench = notebook.page.get_by_role("region", name="Workbench", exact=True)
+    expect(workbench).to_be_visible()
+    return notebook, workbench
+
+
+def region(root: Locator, name: str) -> Locator:
+    return root.get_by_role("region", name=name, exact=True)
+
+
+def pick(workbench: Locator, text: str, name: str) -> None:
+    workbench.get_by_label("Search models").fill(text)
+    workbench.get_by_role("option", name=name, exact=True).click()
+
+
+def load_model(workbench: Locator) -> None:
+    pick(workbench, "smollm", "smollm2-135m")
+    expect(region(workbench, "Plan")).to_contain_text("Runs with transformers-generic")
+    region(workbench, "Loading").get_by_role("button", name="Load", exact=True).click()
+    expect(region(workbench, "Loading")).to_contain_text("was loaded in", timeout=LONG_S)
+
+
+def ask(workbench: Locator, text: str) -> None:
+    chat = region(workbench, "Chat")
+    chat.get_by_role("textbox", name="Message", exact=True).fill(text)
+    chat.get_by_role("button", name="Send", exact=True).click()
+
+
+def last_answer(workbench: Locator) -> Locator:
+    conversation = region(workbench, "Chat").get_by_role("log", name="Conversation")
+    return conversation.get_by_role("article", name="model").last
+
+
+def send_button(workbench: Locator) -> Locator:
+    return region(workbench, "Chat").get_by_role("button", name="Send", exact=True)
+
+
+def stop_button(workbench: Locator) -> Locator:
+    return region(workbench, "Chat").get_by_role("button", name="Stop", exact=True)
+
+
+def record_growth(answer: Locator) -> None:
+    """Remember every length that the conversation's text has had."""
+    answer.page.evaluate(
+        """() => {
+            const log = document.querySelector('[role=log]');
+            window.lengths = new Set();
+            new MutationObserver(() => {
+                const model = [...log.querySelectorAll('article[aria-label=model]')].at(-1);
+                if (model) window.lengths.add(model.textContent.length);
+            }).observe(log, {childList: true, subtree: true, characterData: true});
+        }"""
+    )
+
+
+def test_pick_plan_load_chat_stop_and_a_second_question(lab: Lab) -> None:
+    notebook, workbench = open_workbench(lab)
+    expect(region(workbench, "Plan")).to_contain_text("Pick a model")
+    load_model(workbench)
+    expect(region(workbench, "Capabilities")).to_contain_text("generic")
+    expect(region(workbench, "In memory")).to_contain_text("smollm2-135m")
+    notebook.screenshot("workbench-loaded")
+
+    record_growth(workbench)
+    ask(workbench, QUESTION)
+    expect(last_answer(workbench)).to_contain_text("Paris", timeout=LONG_S)
+    expect(send_button(workbench)).to_be_visible(timeout=LONG_S)
+    assert notebook.page.evaluate("window.lengths.size") > 2, "the text came in one piece"
+
+    ask(workbench, "Tell me a very long story about a lighthouse.")
+    expect(last_answer(workbench)).to_contain_text(re.compile(r"\w+ \w+ \w+"), timeout=LONG_S)
+    stop_button(workbench).click()
+    expect(last_answer(workbench)).to_contain_text("stopped")
+    kept = last_answer(workbench).inner_text()
+    ask(workbench, QUESTION)
+    expect(last_answer(workbench)).to_contain_text("Paris", timeout=LONG_S)
+    expect(send_button(workbench)).to_be_visible(timeout=LONG_S)
+    assert len(kept) > 20
+    notebook.screenshot("workbench-chat")
+    notebook.assert_no_console_errors()
+    assert notebook.outside_requests == []
+
+
+def test_stop_works_before_the_first_token_and_while_a_cell_runs(lab: Lab) -> None:
+    notebook, workbench = open_workbench(lab, "import threading\ndone = threading.Event()", "done.wait(60)")
+    notebook.run_cell(2)
+    load_model(workbench)
+    ticket = notebook.start_cell(3)
+    expect(notebook.cell(3).locator(".jp-InputPrompt")).to_have_text("[*]:")
+    ask(workbench, "Repeat this. " + "word " * 1200)
+    stop_button(workbench).click()
+    expect(last_answer(workbench)).to_contain_text("stopped")
+    expect(notebook.cell(3).locator(".jp-InputPrompt")).to_have_text("[*]:")
+    ask(workbench, QUESTION)
+    expect(last_answer(workbench)).to_contain_text("Paris", timeout=LONG_S)
+    notebook.interrupt_kernel()
+    notebook.wait_for_run(ticket)
+    notebook.assert_no_console_errors()
+
+
+def test_two_views_agree_and_a_reload_keeps_the_conversation(lab: Lab) -> None:
+    notebook = lab.open_notebook([*OPEN, "Workbench()"])
+    notebook.run_all()
+    first, second = (
+        notebook.cell(number).get_by_role("region", name="Workbench", exact=True)
+        for number in (1, 2)
+    )
+    load_model(first)
+    ask(first, QUESTION)
+    for view in (first, second):
+        expect(last_answer(view)).to_contain_text("Paris", timeout=LONG_S)
+        expect(send_button(view)).to_be_visible(timeout=LONG_S)
+    assert last_answer(first).inner_text() == last_answer(second).inner_text()
+    notebook.reload()
+    expect(last_answer(first)).to_contain_text("Paris")
+    ask(first, "And of Italy?")
+    expect(send_button(first)).to_be_visible(timeout=LONG_S)
+    expect(last_answer(second)).to_contain_text(re.compile(r"\w"), timeout=LONG_S)
+    notebook.assert_no_console_errors()
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("no-such-model", "no-such-model"),
+        ("./no/such/folder", "no such folder"),
+        ("meta-llama/Llama-3.2-1B-Instruct", "not on this machine"),
+    ],
+)
+def test_what_cannot_run_says_why_and_the_next_choice_works(
+    lab: Lab, typed: str, message: str
+) -> None:
+    notebook, workbench = open_workbench(lab)
+    search = workbench.get_by_label("Search models")
+    search.fill(typed)
+    workbench.get_by_role("option").last.click()
+    expect(region(workbench, "Plan")).to_contain_text(message)
+    load = region(workbench, "Loading").get_by_role("button", name="Load", exact=True)
+    expect(load).to_be_disabled()
+    pick(workbench, "smollm", "smollm2-135m")
+    expect(load).to_be_enabled()
+    notebook.assert_no_console_errors()
+
+
+def test_typed_keys_do_not_reach_the_notebook(lab: Lab) -> None:
+    notebook, workbench = open_workbench(lab)
+    before = notebook.page.locator(".jp-Notebook .jp-Cell").count()
+    notebook.page.keyboard.press("Escape")
+    search = workbench.get_by_label("Search models")
+    search.click()
+    search.press_sequentially("a b dd x y")
+    expect(search).to_have_value("a b dd x y")
+    assert notebook.page.locator(".jp-Notebook .jp-Cell").count() == before
+
+
+def test_the_workbench_looks_right_in_dark(lab: Lab) -> None:
+    notebook, workbench = open_workbench(lab)
+    load_model(workbench)
+    notebook.use_theme("dark")
+    notebook.screenshot("workbench-dark")
+    background = workbench.evaluate("node => getComputedStyle(node).backgroundColor")
+    brightness = [int(part) for part in re.findall(r"\d+", background)[:3]]
+    assert max(brightness) < 80
+    notebook.use_theme("light")

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ollm_widgets.errors import ConfigError
+from ollm_widgets.models.resolved import ResolvedModel
+from ollm_widgets.models.shape import ModelShape
+from ollm_widgets.planning.bandwidth import Bandwidth
+from ollm_widgets.planning.config import RuntimeConfig
+from ollm_widgets.planning.devices import Machine
+from ollm_widgets.planning.memory import (
+    activation_bytes,
+    available_bytes,
+    check_budget_holds_a_layer,
+    kv_bytes,
+)
+from ollm_widgets.planning.placement import automatic_counts, place_layers
+from ollm_widgets.planning.speed import predict_speed
+from ollm_widgets.planning.weights import weight_sizes
+
+GIB = 1024**3
+SHAPE = ModelShape(4, 64, 128, 4, 2, 16, 1000, 512)
+
+
+def test_kv_is_keys_and_values_of_every_layer_and_token() -> None:
+    assert kv_bytes(SHAPE, "float32", 100) == 2 * 4 * 2 * 16 * 4 * 100
+    assert kv_bytes(SHAPE, "bfloat16", 100) == kv_bytes(SHAPE, "float32", 50)
+
+
+def test_a_window_bounds_the_kv_cache() -> None:
+    assert kv_bytes(SHAPE, "float32", 100, 30) == kv_bytes(SHAPE, "float32", 30)
+    assert kv_bytes(SHAPE, "float32", 20, 30) == kv_bytes(SHAPE, "float32", 20)
+
+
+def test_the_models_own_sliding_layers_keep_their_own_window() -> None:
+    types = ("sliding_attention", "full_attention", "linear_attention", "full_attention")
+    mixed = replace(SHAPE, sliding_window=10, layer_types=types)
+    layer = 2 * 2 * 16 * 4
+    assert kv_bytes(mixed, "float32", 100) == layer * (2 * 100 + 10)
+    assert kv_bytes(replace(mixed, layer_types=None), "float32", 100) == layer * 4 * 10
+
+
+@given(st.integers(1, 10**6), st.integers(1, 10**6))
+def test_more_tokens_never_need_less(first: int, second: int) -> None:
+    few, many = sorted((first, second))
+    assert kv_bytes(SHAPE, "float32", few) <= kv_bytes(SHAPE, "float32", many)
+    assert activation_bytes(SHAPE, "float32", few) <= activation_bytes(SHAPE, "float32", many)
+
+
+def test_a_margin_of_free_memory_stays_free() -> None:
+    assert available_bytes(4 * GIB, 2 * GIB, None) == 2 * GIB - GIB // 2
+    assert available_bytes(100 * GIB, 50 * GIB, None) == 45 * GIB
+    assert available_bytes(4 * GIB, 1000, None) == 0
+
+
+def test_a_budget_is_obeyed_but_makes_no_memory() -> None:
+    assert available_bytes(32 * GIB, 20 * GIB, "6GiB") == 6 * GIB
+    assert available_bytes(32 * GIB, 20 * GIB, "60GiB") == 20 * GIB
+
+
+def test_a_budget_below_one_layer_says_how_much_it_needs(
+    model: ResolvedModel, laptop: Machine
+) -> None:
+    sizes = weight_sizes(model, "float32")
+    assert sizes is not None
+    with pytest.raises(ConfigError, match="14 MiB") as caught:
+        check_budget_holds_a_layer(laptop.cpu, RuntimeConfig("x", cpu_memory_budget="1MiB"), sizes)
+    assert caught.value.field == "cpu_memory_budget"
+
+
+def test_weights_are_counted_in_the_dtype_they_run_in(model: ResolvedModel) -> None:
+    half, full = weight_sizes(model, "bfloat16"), weight_sizes(model, "float32")
+    assert half is not None
+    assert full is not None
+    assert half.total_bytes == 2 * 134_515_008
+    assert full.total_bytes == 2 * half.total_bytes
+
+
+def test_the_catalog_alone_gives_the_same_sum(model: ResolvedModel) -> None:
+    for shape in (None, model.shape):
+        sizes = weight_sizes(replace(model, weights=None, shape=shape), "bfloat16")
+        assert sizes is not None
+        assert sizes.total_bytes == 2 * 134_515_008
+        assert len(sizes.layer_bytes) == 30
+
+
+def test_of_an_unknown_model_nothing_is_claimed(model: ResolvedModel) -> None:
+    profile = replace(model.capabilities, parameters=None, bytes_on_disk=None, dtype=None)
+    assert weight_sizes(replace(model, weights=None, capabilities=profile), "float32") is None
+
+
+def test_a_token_reads_a_tied_embedding_and_not_an_untied_one(
+    model: ResolvedModel, large_model: ResolvedModel
+) -> None:
+    tied, untied = weight_sizes(model, "bfloat16"), weight_sizes(large_model, "bfloat16")
+    assert tied is not None
+    assert untied is not None
+    assert tied.read_per_token_bytes == tied.total_bytes
+    assert untied.read_per_token_bytes == untied.total_bytes - 2 * 128_256 * 4096
+
+
+def test_a_mixture_of_experts_reads_its_active_experts_only(large_model: ResolvedModel) -> None:
+    profile = replace(large_model.capabilities, experts=8, active_experts=2)
+    dense = weight_sizes(large_model, "bfloat16")
+    mixture = weight_sizes(replace(large_model, capabilities=profile), "bfloat16")
+    assert dense is not None
+    assert mixture is not None
+    assert mixture.total_bytes == dense.total_bytes
+    assert 0.25 < mixture.read_per_token_bytes / dense.read_per_token_bytes < 0.5
+
+
+@given(st.integers(0, 40), st.integers(0, 40), st.sampled_from(["auto", "prefix", "middle-band"]))
+def test_placement_puts_every_layer_somewhere(gpu: int, cpu: int, policy: str) -> None:
+    placement = place_layers(80, gpu, cpu, policy)  # type: ignore[arg-type]
+    assert len(placement.tiers) == 80
+    assert (placement.accelerator_layers, placement.host_layers) == (gpu, cpu)
+    assert placement.disk_layers == 80 - gpu - cpu
+
+
+def test_the_policy_says_which_layers_are_the_hosts() -> None:
+    def host(policy: str) -> list[int]:
+        tiers = place_layers(6, 2, 2, policy).tiers  # type: ignore[arg-type]
+        return [index for index, tier in enumerate(tiers) if tier == "host"]
+
+    assert host("prefix") == [0, 1]
+    assert host("middle-band") == [2, 3]
+    assert host("suffix") == host("auto") == [4, 5]
+
+
+def test_the_accelerator_is_filled_first_with_one_layer_in_flight() -> None:
+    layers = (10,) * 8
+    assert automatic_counts(layers, 80, 0) == (8, 0)
+    assert automatic_counts(layers, 45, 1000) == (3, 5)
+    assert automatic_counts(layers, 45, 20) == (3, 2)
+    assert automatic_counts(layers, 0, 0) == (0, 0)
+
+
+def test_decoding_is_bound_by_reading_and_a_prompt_by_arithmetic(
+    large_model: ResolvedModel, make_machine: Callable[..., Machine]
+) -> None:
+    sizes = weight_sizes(large_model, "bfloat16")
+    assert sizes is not None
+
+    def predict(read: float, flops: float, **options: bool) -> tuple[float, float]:
+        speed = predict_speed(
+            sizes,
+            large_model.shape,
+            "bfloat16",
+            Bandwidth(read, flops),
+            context_tokens=4096,
+            **options,
+        )
+        return speed.seconds_per_token, speed.time_to_first_token_s
+
+    token_s, first_s = predict(10e9, 100e9)
+    assert token_s == pytest.approx(1.5, rel=0.05)  # 15 GB at 10 GB/s
+    assert first_s == pytest.approx(71.5, rel=0.05)  # 2 x 7.0e9 x 512 at 100 GFLOP/s
+    faster_token_s, same_first_s = predict(20e9, 100e9)
+    assert faster_token_s < 0.55 * token_s
+    assert same_first_s == first_s
+    assert predict(10e9, 100e9, use_cache=False)[0] == first_s

@@ -1,0 +1,332 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ollm_widgets.errors import ConfigError
+from ollm_widgets.models.resolved import ResolvedModel
+from ollm_widgets.planning.bandwidth import Bandwidth
+from ollm_widgets.planning.config import RuntimeConfig
+from ollm_widgets.planning.devices import Machine
+from ollm_widgets.planning.plan import RuntimePlan
+from ollm_widgets.planning.selector import BackendSelector
+from ollm_widgets.planning.specialization import SpecializationRegistry
+from ollm_widgets.planning.traits import GENERIC_TRAITS, NATIVE_TRAITS
+
+counts = st.none() | st.integers(0, 2**70)
+
+
+@pytest.fixture(scope="session")
+def selector() -> BackendSelector:
+    return BackendSelector(measure=lambda device: Bandwidth(1e10, 1e11))
+
+
+@pytest.fixture(scope="session")
+def plan(selector: BackendSelector, model: ResolvedModel, laptop: Machine) -> Any:
+    def plan(
+        resolved: ResolvedModel = model, machine: Machine = laptop, **config: Any
+    ) -> RuntimePlan:
+        return selector.select(resolved, RuntimeConfig("smollm2-135m", **config), machine)
+
+    return plan
+
+
+def test_a_small_model_runs_on_the_cpu_with_transformers(plan: Any) -> None:
+    made = plan()
+    assert made.is_executable()
+    assert (made.backend_id, made.device, made.dtype) == ("transformers-generic", "cpu", "float32")
+    assert made.placement.host_layers == 30
+    assert made.memory.fits
+    assert made.memory.needed_bytes == made.memory.tier("ram").needed_bytes > 4 * 134_515_008
+    assert made.kv.strategy == "resident"
+    assert made.kv.bytes_per_1k_tokens == 1000 * 2 * 30 * 3 * 64 * 4
+    assert made.kv.total_bytes == made.memory.kv_bytes
+    assert made.speed.tokens_per_s > 1
+
+
+def test_the_plan_says_why_the_native_backend_was_not_chosen(plan: Any) -> None:
+    made = plan()
+    assert made.specialization_state == "not-planned"
+    assert made.specialization_enabled
+    assert any("optimized-native was not chosen" in detail for detail in made.details)
+    assert not any("optimized-native" in text for text in plan(use_specialization=False).details)
+
+
+def test_the_plan_keeps_a_copy_of_the_config(
+    selector: BackendSelector, model: ResolvedModel, laptop: Machine
+) -> None:
+    config = RuntimeConfig("x")
+    made = selector.select(model, config, laptop)
+    config.device = "cuda"
+    assert made.config.device == "auto"
+
+
+def test_an_accelerator_that_holds_the_model_is_taken(
+    plan: Any, make_machine: Callable[..., Machine]
+) -> None:
+    made = plan(machine=make_machine(gpu_gib=(4, 8)))
+    assert (made.device, made.dtype) == ("cuda:1", "bfloat16")
+    assert made.placement.accelerator_layers == 30
+    assert made.memory.tier("ram").needed_bytes == 0
+
+
+def test_a_model_too_large_for_the_accelerator_runs_on_the_cpu_and_says_so(
+    plan: Any, large_model: ResolvedModel, make_machine: Callable[..., Machine]
+) -> None:
+    made = plan(large_model, make_machine(ram_gib=64, gpu_gib=(12,)))
+    assert made.is_executable()
+    assert made.device == "cpu"
+    assert any("Test GPU is too small: 16.0 GiB" in detail for detail in made.details)
+
+
+def test_a_model_that_fits_in_half_precision_only_runs_so(
+    plan: Any, large_model: ResolvedModel, make_machine: Callable[..., Machine]
+) -> None:
+    made = plan(large_model, make_machine(ram_gib=24))
+    assert made.is_executable()
+    assert made.dtype == "bfloat16"
+    asked = plan(large_model, make_machine(ram_gib=24), dtype="float32")
+    assert not asked.is_executable()
+    assert 'dtype="bfloat16"' in asked.reason
+
+
+def test_a_model_that_fits_nowhere_gives_the_numbers(
+    plan: Any, large_model: ResolvedModel, make_machine: Callable[..., Machine]
+) -> None:
+    made = plan(large_model, make_machine(ram_gib=8))
+    assert not made.is_executable()
+    assert "32.0 GiB of RAM" in made.reason
+    assert "7.5 GiB may be used" in made.reason
+    assert made.speed is None
+    assert not made.memory.fits
+
+
+def test_too_long_a_context_names_the_one_that_fits(
+    plan: Any, large_model: ResolvedModel, make_machine: Callable[..., Machine]
+) -> None:
+    machine = make_machine(ram_gib=24)
+    made = plan(large_model, machine, context_tokens=131_072, dtype="bfloat16")
+    assert not made.is_executable()
+    words = made.reason.split()
+    most = int(words[words.index("most") + 1].replace(",", ""))
+    assert plan(large_model, machine, context_tokens=most, dtype="bfloat16").is_executable()
+    assert not plan(large_model, machine, context_tokens=most + 1, dtype="bfloat16").is_executable()
+
+
+def test_a_context_beyond_the_models_is_not_executable(plan: Any) -> None:
+    made = plan(context_tokens=8_193)
+    assert not made.is_executable()
+    assert "8,192" in made.reason
+
+
+@pytest.mark.parametrize(("device", "label"), [("cuda", "CUDA"), ("mps", "Metal")])
+def test_a_device_that_is_not_there_is_named(plan: Any, device: str, label: str) -> None:
+    made = plan(device=device)
+    assert not made.is_executable()
+    assert made.device == device
+    assert f"{device} was asked for, but this machine has no {label}" in made.reason
+    assert made.speed is None
+
+
+def test_a_third_gpu_of_two_is_refused(plan: Any, make_machine: Callable[..., Machine]) -> None:
+    made = plan(machine=make_machine(gpu_gib=(8, 8)), device="cuda:2")
+    assert "cuda:0, cuda:1 only" in made.reason
+
+
+def test_the_native_backend_asked_for_is_refused_and_not_replaced(plan: Any) -> None:
+    made = plan(backend="optimized-native")
+    assert made.backend_id == "optimized-native"
+    assert not made.is_executable()
+    assert NATIVE_TRAITS.unavailable in made.reason
+    assert made.specialization_state == "not-planned"
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"adapter_dir": "adapter"}, "adapter_dir"),
+        ({"multimodal": True}, "takes text only"),
+        ({"kv_cache_strategy": "paged"}, "holds resident, sliding-window-ring-buffer"),
+        ({"kv_cache_lifecycle": "persistent"}, "runtime-scoped"),
+        ({"offload_gpu_layers": 3}, "runs on the CPU"),
+        ({"offload_cpu_layers": 3}, "keeps the whole model on one device"),
+        ({"offload_cpu_layers": 31}, "31 layers were asked for, the model has 30"),
+        ({"offload_gpu_layers": 20, "offload_cpu_layers": 20}, "20 + 20 layers"),
+        ({"cpu_memory_budget": "1MiB"}, "cannot hold one layer, which needs 14 MiB"),
+        ({"cpu_memory_budget": "100MiB"}, "a budget of 100MiB"),
+    ],
+)
+def test_a_choice_that_cannot_be_had_says_why(
+    plan: Any, config: dict[str, Any], words: str
+) -> None:
+    made = plan(**config)
+    assert not made.is_executable()
+    assert words in made.reason
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"offload_gpu_layers": 0}, {"offload_cpu_layers": 30}],
+)
+def test_layers_where_they_are_anyway_are_granted(
+    plan: Any, make_machine: Callable[..., Machine], config: dict[str, Any]
+) -> None:
+    assert plan(**config).is_executable()
+    with_gpu = plan(machine=make_machine(gpu_gib=(8,)), **config)
+    assert with_gpu.is_executable()
+    assert with_gpu.device == "cpu"
+
+
+def test_all_layers_on_the_gpu_are_granted_there(
+    plan: Any, make_machine: Callable[..., Machine]
+) -> None:
+    machine = make_machine(gpu_gib=(8,))
+    assert plan(machine=machine, offload_gpu_layers=30).device == "cuda:0"
+    assert plan(machine=machine, offload_gpu_layers=30).is_executable()
+    assert "Here all 30 layers" in plan(machine=machine, offload_gpu_layers=29).reason
+
+
+def test_a_budget_that_holds_the_model_is_obeyed(plan: Any) -> None:
+    made = plan(cpu_memory_budget="2GiB")
+    assert made.is_executable()
+    assert made.memory.tier("ram").available_bytes == 2 * 1024**3
+
+
+def test_a_window_shrinks_the_kv_cache_in_the_map(plan: Any) -> None:
+    made = plan(kv_cache_window_tokens=128)
+    assert made.is_executable()
+    assert made.kv.window_tokens == 128
+    assert made.memory.kv_bytes == made.kv.bytes_per_1k_tokens * 128 // 1000
+
+
+def test_without_a_cache_there_is_no_kv_and_each_token_costs_a_pass(plan: Any) -> None:
+    made = plan(use_cache=False)
+    assert made.memory.kv_bytes == made.kv.total_bytes == 0
+    assert made.speed.seconds_per_token == made.speed.time_to_first_token_s
+
+
+def test_a_model_that_is_not_here_is_planned_and_needs_its_files(
+    plan: Any, model: ResolvedModel
+) -> None:
+    made = plan(replace(model, model_path=None, shape=None, weights=None))
+    assert not made.is_executable()
+    assert made.needs_files
+    assert made.reason == ("Its files are not on this machine; loading it downloads 269 MB first.")
+    assert made.memory.needed_bytes == 4 * 134_515_008
+    assert made.speed is not None
+
+
+def test_an_obstacle_beside_missing_files_is_the_reason(plan: Any, model: ResolvedModel) -> None:
+    made = plan(replace(model, model_path=None), device="cuda")
+    assert not made.needs_files
+    assert "cuda" in made.reason
+    assert any("not on this machine" in detail for detail in made.details)
+
+
+def test_an_unsupported_model_gives_the_resolvers_message(plan: Any, model: ResolvedModel) -> None:
+    profile = replace(model.capabilities, support_level="unsupported")
+    made = plan(replace(model, capabilities=profile, resolution_message="Tried everywhere."))
+    assert (made.backend_id, made.support_level) == (None, "unsupported")
+    assert made.reason == "Tried everywhere."
+    assert made.details == ()
+
+
+def test_another_kind_of_model_is_not_executable(plan: Any, model: ResolvedModel) -> None:
+    made = plan(replace(model, generic_model_kind="seq2seq-lm"))
+    assert not made.is_executable()
+    assert "this one is seq2seq-lm" in made.reason
+
+
+def test_only_a_value_that_can_never_work_raises(plan: Any) -> None:
+    with pytest.raises(ConfigError):
+        plan(device="toaster")
+
+
+@dataclass(frozen=True)
+class Everything:
+    pass_id: str = "layer-streaming"
+
+    def matches(self, resolved: ResolvedModel) -> bool:
+        return resolved.shape is not None
+
+
+def test_a_specialization_that_matches_is_planned(
+    model: ResolvedModel, large_model: ResolvedModel, make_machine: Callable[..., Machine]
+) -> None:
+    registry = SpecializationRegistry()
+    registry.register("native", [Everything()])
+    native = replace(
+        NATIVE_TRAITS, unavailable="", supports_cpu_offload=True, supports_gpu_offload=True
+    )
+    selector = BackendSelector((native, GENERIC_TRAITS), registry, lambda device: None)
+    machine = make_machine(ram_gib=32, gpu_gib=(12,))
+    made = selector.select(large_model, RuntimeConfig("x"), machine)
+    assert made.is_executable()
+    assert (made.backend_id, made.support_level) == ("optimized-native", "optimized")
+    assert (made.specialization_state, made.specialization_provider_id) == ("planned", "native")
+    assert made.specialization_pass_ids == ("layer-streaming",)
+    assert made.placement.accelerator_layers > 10
+    assert made.placement.accelerator_layers + made.placement.host_layers == 32
+    assert made.memory.fits
+    with_adapter = selector.select(large_model, RuntimeConfig("x", adapter_dir="a"), machine)
+    assert with_adapter.backend_id == "transformers-generic"
+    asked = selector.select(
+        large_model, RuntimeConfig("x", offload_gpu_layers=4, offload_cpu_layers=8), machine
+    )
+    assert asked.is_executable()
+    assert asked.placement.summary() == (
+        "4 layers on the accelerator, 8 layers in RAM, 20 layers on disk"
+    )
+    assert asked.memory.tier("disk").layer_count == 20
+
+
+@given(gpu=counts, cpu=counts, window=st.none() | st.integers(1, 2**70), context=counts)
+def test_no_count_a_person_can_type_makes_planning_fail(
+    plan: Any, gpu: int | None, cpu: int | None, window: int | None, context: int | None
+) -> None:
+    made = plan(
+        offload_gpu_layers=gpu,
+        offload_cpu_layers=cpu,
+        kv_cache_window_tokens=window,
+        context_tokens=context or None,
+    )
+    assert made.reason
+    json.dumps(made.as_dict())
+    assert made.to_html()
+
+
+def test_a_plan_is_plain_data_for_json(plan: Any) -> None:
+    document = json.loads(json.dumps(plan().as_dict(), allow_nan=False))
+    assert document["backend_id"] == "transformers-generic"
+    assert document["placement"]["tiers"] == ["host"] * 30
+    assert document["memory"]["tiers"][0]["place"] == "ram"
+    assert document["resolved_model"]["reference"] == "smollm2-135m"
+
+
+def test_a_plan_gives_the_code_of_its_config(plan: Any) -> None:
+    made = plan(kv_cache_window_tokens=128)
+    namespace: dict[str, Any] = {}
+    exec(made.to_code(), namespace)
+    assert namespace["config"] == made.config
+
+
+def test_a_plan_can_be_refined_and_stays_as_it_was(plan: Any) -> None:
+    made = plan()
+    refined = made.refine(specialization_state="fallback", fallback_reason="It broke.")
+    assert made.specialization_state == "not-planned"
+    assert refined.fallback_reason == "It broke."
+    assert "It broke." in refined.to_text()
+
+
+def test_the_card_shows_verdict_memory_and_speed(plan: Any) -> None:
+    card = plan().card()
+    assert (card.badge, card.tone) == ("runs", "ok")
+    assert card.subtitle == "Runs with transformers-generic on cpu"
+    assert {"reason", "backend", "RAM", "KV cache", "speed"} <= {row.term for row in card.rows}
+    assert plan(device="cuda").card().badge == "does not run"
