@@ -185,6 +185,8 @@ class NotebookPage:
         )
         light = str(theme == "light").lower()
         self.page.locator(f"body[data-jp-theme-light='{light}']").wait_for(state="attached")
+        # The change shows JupyterLab's splash over the page for a moment.
+        self.page.locator("#jupyterlab-splash").wait_for(state="detached")
 
     def screenshot(self, name: str) -> Path:
         """Keep a picture of the page for a person to look at."""

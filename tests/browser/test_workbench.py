@@ -87,7 +87,8 @@ def test_pick_plan_load_chat_stop_and_a_second_question(lab: Lab) -> None:
     assert notebook.page.evaluate("window.lengths.size") > 2, "the text came in one piece"
 
     ask(workbench, "Tell me a very long story about a lighthouse.")
-    expect(last_answer(workbench)).to_contain_text(re.compile(r"\w+ \w+ \w+"), timeout=LONG_S)
+    # More than the note that the prompt is being read: some of the story itself.
+    expect(last_answer(workbench)).to_contain_text(re.compile(r"(?s).{60}"), timeout=LONG_S)
     stop_button(workbench).click()
     expect(last_answer(workbench)).to_contain_text("stopped")
     kept = last_answer(workbench).inner_text()

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,11 @@ from ollm_widgets.models.capabilities import CapabilityProfile
 from ollm_widgets.models.reference import ModelReference
 from ollm_widgets.models.resolved import ResolvedModel
 from ollm_widgets.models.shape import ModelShape, WeightInventory
+from ollm_widgets.planning.bandwidth import Bandwidth
+from ollm_widgets.planning.config import RuntimeConfig
 from ollm_widgets.planning.devices import Device, Machine
+from ollm_widgets.planning.plan import RuntimePlan
+from ollm_widgets.planning.selector import BackendSelector
 
 GIB = 1024**3
 
@@ -103,3 +108,18 @@ def large_model(model: ResolvedModel) -> ResolvedModel:
             files=("model.safetensors",),
         ),
     )
+
+
+@pytest.fixture(scope="session")
+def selector() -> BackendSelector:
+    return BackendSelector(measure=lambda device: Bandwidth(1e10, 1e11))
+
+
+@pytest.fixture(scope="session")
+def plan(selector: BackendSelector, model: ResolvedModel, laptop: Machine) -> Any:
+    def plan(
+        resolved: ResolvedModel = model, machine: Machine = laptop, **config: Any
+    ) -> RuntimePlan:
+        return selector.select(resolved, RuntimeConfig("smollm2-135m", **config), machine)
+
+    return plan

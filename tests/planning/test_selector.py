@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,30 +11,12 @@ from hypothesis import strategies as st
 
 from ollm_widgets.errors import ConfigError
 from ollm_widgets.models.resolved import ResolvedModel
-from ollm_widgets.planning.bandwidth import Bandwidth
 from ollm_widgets.planning.config import RuntimeConfig
 from ollm_widgets.planning.devices import Machine
-from ollm_widgets.planning.plan import RuntimePlan
 from ollm_widgets.planning.selector import BackendSelector
-from ollm_widgets.planning.specialization import SpecializationRegistry
-from ollm_widgets.planning.traits import GENERIC_TRAITS, NATIVE_TRAITS
+from ollm_widgets.planning.traits import NATIVE_TRAITS
 
 counts = st.none() | st.integers(0, 2**70)
-
-
-@pytest.fixture(scope="session")
-def selector() -> BackendSelector:
-    return BackendSelector(measure=lambda device: Bandwidth(1e10, 1e11))
-
-
-@pytest.fixture(scope="session")
-def plan(selector: BackendSelector, model: ResolvedModel, laptop: Machine) -> Any:
-    def plan(
-        resolved: ResolvedModel = model, machine: Machine = laptop, **config: Any
-    ) -> RuntimePlan:
-        return selector.select(resolved, RuntimeConfig("smollm2-135m", **config), machine)
-
-    return plan
 
 
 def test_a_small_model_runs_on_the_cpu_with_transformers(plan: Any) -> None:
@@ -248,44 +230,6 @@ def test_only_a_value_that_can_never_work_raises(plan: Any) -> None:
         plan(device="toaster")
 
 
-@dataclass(frozen=True)
-class Everything:
-    pass_id: str = "layer-streaming"
-
-    def matches(self, resolved: ResolvedModel) -> bool:
-        return resolved.shape is not None
-
-
-def test_a_specialization_that_matches_is_planned(
-    model: ResolvedModel, large_model: ResolvedModel, make_machine: Callable[..., Machine]
-) -> None:
-    registry = SpecializationRegistry()
-    registry.register("native", [Everything()])
-    native = replace(
-        NATIVE_TRAITS, unavailable="", supports_cpu_offload=True, supports_gpu_offload=True
-    )
-    selector = BackendSelector((native, GENERIC_TRAITS), registry, lambda device: None)
-    machine = make_machine(ram_gib=32, gpu_gib=(12,))
-    made = selector.select(large_model, RuntimeConfig("x"), machine)
-    assert made.is_executable()
-    assert (made.backend_id, made.support_level) == ("optimized-native", "optimized")
-    assert (made.specialization_state, made.specialization_provider_id) == ("planned", "native")
-    assert made.specialization_pass_ids == ("layer-streaming",)
-    assert made.placement.accelerator_layers > 10
-    assert made.placement.accelerator_layers + made.placement.host_layers == 32
-    assert made.memory.fits
-    with_adapter = selector.select(large_model, RuntimeConfig("x", adapter_dir="a"), machine)
-    assert with_adapter.backend_id == "transformers-generic"
-    asked = selector.select(
-        large_model, RuntimeConfig("x", offload_gpu_layers=4, offload_cpu_layers=8), machine
-    )
-    assert asked.is_executable()
-    assert asked.placement.summary() == (
-        "4 layers on the accelerator, 8 layers in RAM, 20 layers on disk"
-    )
-    assert asked.memory.tier("disk").layer_count == 20
-
-
 @given(gpu=counts, cpu=counts, window=st.none() | st.integers(1, 2**70), context=counts)
 def test_no_count_a_person_can_type_makes_planning_fail(
     plan: Any, gpu: int | None, cpu: int | None, window: int | None, context: int | None
@@ -299,34 +243,3 @@ def test_no_count_a_person_can_type_makes_planning_fail(
     assert made.reason
     json.dumps(made.as_dict())
     assert made.to_html()
-
-
-def test_a_plan_is_plain_data_for_json(plan: Any) -> None:
-    document = json.loads(json.dumps(plan().as_dict(), allow_nan=False))
-    assert document["backend_id"] == "transformers-generic"
-    assert document["placement"]["tiers"] == ["host"] * 30
-    assert document["memory"]["tiers"][0]["place"] == "ram"
-    assert document["resolved_model"]["reference"] == "smollm2-135m"
-
-
-def test_a_plan_gives_the_code_of_its_config(plan: Any) -> None:
-    made = plan(kv_cache_window_tokens=128)
-    namespace: dict[str, Any] = {}
-    exec(made.to_code(), namespace)
-    assert namespace["config"] == made.config
-
-
-def test_a_plan_can_be_refined_and_stays_as_it_was(plan: Any) -> None:
-    made = plan()
-    refined = made.refine(specialization_state="fallback", fallback_reason="It broke.")
-    assert made.specialization_state == "not-planned"
-    assert refined.fallback_reason == "It broke."
-    assert "It broke." in refined.to_text()
-
-
-def test_the_card_shows_verdict_memory_and_speed(plan: Any) -> None:
-    card = plan().card()
-    assert (card.badge, card.tone) == ("runs", "ok")
-    assert card.subtitle == "Runs with transformers-generic on cpu"
-    assert {"reason", "backend", "RAM", "KV cache", "speed"} <= {row.term for row in card.rows}
-    assert plan(device="cuda").card().badge == "does not run"

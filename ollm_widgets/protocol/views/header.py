@@ -11,16 +11,12 @@ if TYPE_CHECKING:
 
 
 def view_header(session: Session) -> HeaderView:
-    """Which model, and what it is doing."""
+    """The model in use: the one that is loaded, else the one that was chosen."""
     with session.lock:
-        runtime = session.runtime
-        if runtime is not None:
-            doing = "answering" if session.conversation.busy else "loaded"
-            return HeaderView(title=f"{runtime.name}, {doing}")
-        if session.loading.active:
-            return HeaderView(title=f"{session.loading.model}, loading")
-        if session.config is None:
-            return HeaderView(title="No model chosen")
-        plan = session.plan
-        name = plan.resolved_model.display_name if plan else session.config.model_reference
-        return HeaderView(title=f"{name}, not loaded")
+        if session.runtime is not None:
+            return HeaderView(title=session.runtime.name)
+        if session.plan is not None:
+            return HeaderView(title=session.plan.resolved_model.display_name)
+        if session.config is not None:
+            return HeaderView(title=str(session.config.model_reference))
+        return HeaderView(title="No model chosen")

@@ -67,22 +67,22 @@ def _figures(plan: RuntimePlan) -> tuple[Figure, ...]:
         figures += [
             Figure(
                 value=f"{plan.speed.tokens_per_s:.3g}",
-                unit="tokens/s predicted",
+                unit="tokens/s",
                 explanation=plan.speed.why,
             ),
             Figure(
                 value=format_seconds(plan.speed.time_to_first_token_s),
-                unit=f"first token after {plan.speed.prompt_tokens:,}",
-                explanation="Time to read a prompt of that many tokens.",
+                unit="first token",
+                explanation=f"For a prompt of {plan.speed.prompt_tokens:,} tokens.",
             ),
         ]
     if plan.memory.needed_bytes:
-        figures.append(Figure(value=format_memory(plan.memory.needed_bytes), unit="needed"))
+        figures.append(Figure(value=format_memory(plan.memory.needed_bytes), unit="memory"))
     if plan.kv.bytes_per_1k_tokens:
         figures.append(
             Figure(
                 value=format_memory(plan.kv.bytes_per_1k_tokens),
-                unit="KV per 1,000 tokens",
+                unit="KV per 1k tokens",
                 explanation=plan.kv.why,
             )
         )
