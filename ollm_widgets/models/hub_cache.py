@@ -132,3 +132,10 @@ def _gaps_or_error(snapshot: Path, gaps_of: GapFinder) -> tuple[str, ...]:
         return gaps_of(snapshot)
     except OSError as error:
         return (f"{snapshot} cannot be read: {error}.",)
+
+
+def hub_address() -> str:
+    """Address of the hub that ``huggingface_hub`` is set up for, without a slash at its end."""
+    from huggingface_hub import constants
+
+    return constants.ENDPOINT

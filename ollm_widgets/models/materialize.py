@@ -6,9 +6,10 @@ from pathlib import Path
 
 from ollm_widgets import settings
 from ollm_widgets.errors import GatedModelError, ManagedModelDownloadError
+from ollm_widgets.models.absent import download_hint
 from ollm_widgets.models.completeness import find_gaps
 from ollm_widgets.models.conversion import gguf_to_safetensors
-from ollm_widgets.models.embedded import INSTALL_HINT
+from ollm_widgets.models.hub_cache import hub_address
 from ollm_widgets.models.job_control import CancelFlag, Progress, raise_if_cancelled
 from ollm_widgets.models.reference import ModelReference
 from ollm_widgets.models.resolved import ResolvedModel
@@ -77,7 +78,7 @@ def materialize(
             f"{resolved.display_name} is at {path}; this version does not download.",
             repo_id=resolved.repo_id or str(resolved.reference),
             folder=path,
-            hint=_download_hint(resolved, force=True),
+            hint=download_hint(resolved, force=True),
         )
     gaps = find_gaps(path)
     if gaps:
@@ -87,7 +88,7 @@ def materialize(
             repo_id=resolved.repo_id or str(resolved.reference),
             folder=path,
             gaps=gaps,
-            hint=_download_hint(resolved) if resolved.repo_id else "Get the missing files.",
+            hint=download_hint(resolved) if resolved.repo_id else "Get the missing files.",
         )
     if path.is_file():
         return gguf_to_safetensors(path, settings.cache_dir(), progress, cancel)
@@ -105,7 +106,7 @@ def _not_here(resolved: ResolvedModel, models_dir: Path) -> ManagedModelDownload
             f"{repo_id} is not complete on this machine: {folder} has {len(gaps)} "
             f"gap{'s' if len(gaps) > 1 else ''}: {' '.join(gaps)}"
         )
-    hint = _download_hint(resolved)
+    hint = download_hint(resolved)
     if resolved.capabilities.gated:
         return GatedModelError(
             message,
@@ -113,18 +114,6 @@ def _not_here(resolved: ResolvedModel, models_dir: Path) -> ManagedModelDownload
             folder=folder,
             gaps=gaps,
             hint=f"Its licence must be accepted first: ask for access at "
-            f"https://huggingface.co/{repo_id} and log in with `hf auth login`. {hint}",
+            f"{hub_address()}/{repo_id} and log in with `hf auth login`. {hint}",
         )
-    entry = resolved.catalog_entry
-    if entry is not None and entry.embedded:
-        hint = f"{INSTALL_HINT} Or: {hint}"
     return ManagedModelDownloadError(message, repo_id=repo_id, folder=folder, gaps=gaps, hint=hint)
-
-
-def _download_hint(resolved: ResolvedModel, force: bool = False) -> str:
-    command = f"hf download {resolved.repo_id}"
-    if resolved.revision:
-        command += f" --revision {resolved.revision}"
-    if force:
-        command += " --force-download"
-    return f"Download it once with `{command}`, then load again."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ollm_widgets.models.absent import download_hint
 from ollm_widgets.models.resolved import ResolvedModel
 from ollm_widgets.planning.draft import Draft
 from ollm_widgets.planning.parts import KVPlan, MemoryMap
@@ -40,14 +41,15 @@ def tier_obstacle(memory: MemoryMap) -> str:
     tier = next(tier for tier in memory.tiers if not tier.fits)
     return (
         f"It needs {format_memory(tier.needed_bytes)} of {tier.title}, and "
-        f"{format_memory(tier.available_bytes)} may be used. Place fewer layers there."
+        f"{format_memory(tier.available_bytes)} may be used. "
+        "Plan for fewer context tokens, unload another model, or pick a smaller one."
     )
 
 
 def missing_files(resolved: ResolvedModel) -> str:
-    """Say that the files are not here, and what loading would download."""
+    """Say that the files are not here, and how to get them."""
     if not resolved.is_downloadable():
         return "Its files are not on this machine."
     size_bytes = resolved.capabilities.bytes_on_disk
-    size = f" {format_bytes(size_bytes)}" if size_bytes else ""
-    return f"Its files are not on this machine; loading it downloads{size} first."
+    size = f" ({format_bytes(size_bytes)})" if size_bytes else ""
+    return f"Its files{size} are not on this machine. {download_hint(resolved)}"

@@ -102,7 +102,9 @@ def test_pick_plan_load_chat_stop_and_a_second_question(lab: Lab) -> None:
 
 
 def test_stop_works_before_the_first_token_and_while_a_cell_runs(lab: Lab) -> None:
-    notebook, workbench = open_workbench(lab, "import threading\ndone = threading.Event()", "done.wait(60)")
+    notebook, workbench = open_workbench(
+        lab, "import threading\ndone = threading.Event()", "done.wait(60)"
+    )
     notebook.run_cell(2)
     load_model(workbench)
     ticket = notebook.start_cell(3)

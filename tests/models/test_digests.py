@@ -63,5 +63,5 @@ def test_hashing_reports_bytes_and_can_be_cancelled(tmp_path: Path) -> None:
 
     with pytest.raises(Cancelled):
         content_digest(file, memory, progress, cancel)
-    assert reports == [("hash", 4_194_304, 5_000_000)]
+    assert reports == [("Check GGUF", 4_194_304, 5_000_000)]
     assert known_digest(file, memory) is None

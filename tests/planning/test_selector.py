@@ -199,7 +199,8 @@ def test_a_model_that_is_not_here_is_planned_and_needs_its_files(
     made = plan(replace(model, model_path=None, shape=None, weights=None))
     assert not made.is_executable()
     assert made.needs_files
-    assert made.reason == ("Its files are not on this machine; loading it downloads 269 MB first.")
+    assert made.reason.startswith("Its files (269 MB) are not on this machine.")
+    assert "hf download" in made.reason
     assert made.memory.needed_bytes == 4 * 134_515_008
     assert made.speed is not None
 

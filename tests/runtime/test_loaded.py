@@ -60,9 +60,7 @@ def test_the_answer_says_paris_and_why_it_ended(runtime: LoadedRuntime) -> None:
 def test_generate_gives_the_token_ids_of_transformers(runtime: LoadedRuntime) -> None:
     prompt = runtime.tokenizer("The sea is", return_tensors="pt").input_ids
     expected = runtime.model.generate(prompt, do_sample=False, max_new_tokens=16)
-    assert torch.equal(
-        runtime.generate(prompt, GenerationConfig(max_new_tokens=16)), expected
-    )
+    assert torch.equal(runtime.generate(prompt, GenerationConfig(max_new_tokens=16)), expected)
 
 
 def test_a_padded_batch_gives_the_token_ids_of_transformers(runtime: LoadedRuntime) -> None:

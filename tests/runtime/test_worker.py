@@ -20,9 +20,7 @@ def worker() -> Iterator[ModelWorker]:
 
 def test_requests_run_one_after_another_in_the_order_they_came(worker: ModelWorker) -> None:
     order: list[int] = []
-    jobs = [
-        worker.submit(lambda _cancel, emit, n=n: (order.append(n), emit(n))) for n in range(20)
-    ]
+    jobs = [worker.submit(lambda _cancel, emit, n=n: (order.append(n), emit(n))) for n in range(20)]
     assert [list(job.items()) for job in jobs] == [[n] for n in range(20)]
     assert order == list(range(20))
 
