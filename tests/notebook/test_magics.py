@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.notebook.conftest import Kernel
+
+QUESTION = "What is the capital of France?"
+
+
+def value(kernel: Kernel, expression: str) -> object:
+    """Evaluate in the kernel; the value must be JSON."""
+    outcome = kernel.run(f"import json as _json; print(_json.dumps({expression}))")
+    assert outcome.status == "ok", outcome.error
+    return json.loads(outcome.printed.splitlines()[-1])
+
+
+REFERENCE = f"""
+from ollm_widgets import GenerationConfig, default_session
+_runtime = default_session().runtime
+_encoded = _runtime.tokenizer.apply_chat_template(
+    [{{"role": "user", "content": {QUESTION!r}}}], add_generation_prompt=True,
+    return_tensors="pt", return_dict=True)
+_output = _runtime.model.generate(**_encoded, do_sample=False, max_new_tokens=40)
+reference = _runtime.tokenizer.decode(
+    _output[0, _encoded["input_ids"].shape[1]:], skip_special_tokens=True)
+streamed = "".join(d.text for d in _runtime.stream({QUESTION!r}, GenerationConfig(max_new_tokens=40)))
+_session = default_session()
+_session.conversation.clear()
+_session.send({QUESTION!r})
+"""
+
+
+def test_magic_chat_stream_and_transformers_give_the_same_greedy_text(kernel: Kernel) -> None:
+    magic = kernel.run(f"%%ollm --into answer --max-new-tokens 40\n{QUESTION}")
+    assert magic.status == "ok", magic.error
+    assert kernel.run(REFERENCE).status == "ok"
+    waited = kernel.run(
+        "import threading\n"
+        "_ended = threading.Event()\n"
+        "_unwatch = _session.watch(\n"
+        "    lambda part, job: _session.conversation.busy or _ended.set())\n"
+        "assert not _session.conversation.busy or _ended.wait(60)\n"
+        "_unwatch()\n"
+        "chat = _session.conversation.transcript.turns[-1].text"
+    )
+    assert waited.status == "ok", waited.error
+    reference = value(kernel, "reference")
+    assert "Paris" in str(reference)
+    assert magic.printed == f"{reference}\n"
+    assert value(kernel, "[answer.text, streamed, chat]") == [reference] * 3
+
+
+def test_an_answer_arrives_in_more_than_one_piece(kernel: Kernel) -> None:
+    request = kernel.start("%%ollm --max-new-tokens 40\nCount from one to ten.")
+    texts = [
+        message["content"]["text"]
+        for message in kernel.messages(request)
+        if message["msg_type"] == "stream"
+    ]
+    assert len(texts) > 1
+
+
+def test_an_interrupt_stops_the_answer_keeps_its_text_and_leaves_the_model_usable(
+    kernel: Kernel,
+) -> None:
+    request = kernel.start("%%ollm --into stopped --max-new-tokens 400\nTell me a long story.")
+    messages = kernel.messages(request)
+    for message in messages:
+        if message["msg_type"] == "stream":
+            kernel.manager.interrupt_kernel()
+            break
+    printed = "".join(
+        message["content"]["text"] for message in messages if message["msg_type"] == "stream"
+    )
+    assert "[stopped]" in printed
+    assert value(kernel, "stopped.finish_reason") == "cancelled"
+    assert value(kernel, "stopped.text")
+    assert "Paris" in kernel.run(f"%%ollm --max-new-tokens 20\n{QUESTION}").printed
+
+
+def test_plan_shows_a_card_and_loads_nothing(kernel: Kernel) -> None:
+    outcome = kernel.run("%ollm plan llama3-8B-chat")
+    assert outcome.status == "ok", outcome.error
+    (data,) = outcome.results
+    assert "llama3-8B-chat" in data["text/html"]
+    assert "not on this machine" in data["text/plain"]
+
+
+def test_load_returns_the_runtime_that_is_in_memory_already(kernel: Kernel) -> None:
+    outcome = kernel.run("runtime = %ollm load smollm2-135m --dtype float32")
+    assert outcome.status == "ok", outcome.error
+    assert value(kernel, "runtime is default_session().runtime") is True
+
+
+def test_list_names_the_catalog_and_what_is_in_memory(kernel: Kernel) -> None:
+    (data,) = kernel.run("%ollm list").results
+    assert "in memory: smollm2-135m" in data["text/plain"]
+    assert "qwen3-next-80B" in data["text/plain"]
+
+
+def test_info_describes_a_model_or_the_one_in_use(kernel: Kernel) -> None:
+    (data,) = kernel.run("%ollm info").results
+    assert "transformers-generic" in data["text/plain"]
+    (data,) = kernel.run("%ollm info gpt-oss-20B").results
+    assert "openai/gpt-oss-20b" in data["text/plain"]
+
+
+def test_the_bare_magic_opens_the_workbench(kernel: Kernel) -> None:
+    (data,) = kernel.run("%ollm").results
+    assert "application/vnd.jupyter.widget-view+json" in data
+    assert data["text/plain"] == "<Workbench: smollm2-135m>"
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("%ollm lod", "plan, load, list, info, unload"),
+        ("%ollm load no-such-model", "no-such-model"),
+        ("%ollm load ./no/such/folder", "no such folder"),
+        ("%ollm load smollm2-135m --backend optimized-native", "weight engine"),
+        ("%ollm load smollm2-135m --kv-cache-strategy paged", "paged"),
+        ("%ollm plan smollm2-135m --context-tokens many", "--context-tokens"),
+        ("%ollm plan smollm2-135m --context-tokens -5", "context_tokens"),
+        ("%ollm plan smollm2-135m --nonsense", "--nonsense"),
+        ("%ollm info 'unclosed", "Close the quote"),
+        ("%ollm unload other-model", "other-model"),
+        ("%%ollm smollm2-135m\n\n\n", "the cell is empty"),
+        ("%%ollm --into 1x\nhi", "no variable name"),
+        ("%%ollm --temperature -1\nhi", "temperature"),
+        ("%%ollm no-such-model\nhi", "no-such-model"),
+    ],
+)
+def test_bad_input_is_one_line_that_says_what_to_do_and_the_next_command_works(
+    kernel: Kernel, code: str, says: str
+) -> None:
+    outcome = kernel.run(code)
+    assert outcome.status == "error"
+    assert says in outcome.error
+    assert outcome.error.startswith("UsageError: ")
+    assert len(outcome.error.strip().splitlines()) == 1, outcome.error
+    assert kernel.run("%ollm info").status == "ok"
+
+
+def damaged(folder: Path, kind: str) -> str:
+    if kind == "config":
+        (folder / "config.json").unlink()
+    elif kind == "truncated":
+        path = folder / "model.safetensors"
+        path.write_bytes(path.read_bytes()[:-10])
+    else:
+        (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [("config", "no config.json"), ("truncated", "cut short"), ("pickle", "pickle")],
+)
+def test_a_damaged_model_is_one_line_that_names_the_damage(
+    kernel: Kernel, saved_llama: Path, tmp_path: Path, kind: str, says: str
+) -> None:
+    import shutil
+
+    folder = Path(shutil.copytree(saved_llama, tmp_path / "damaged"))
+    outcome = kernel.run(f"%ollm load {damaged(folder, kind)}")
+    assert outcome.error.startswith("UsageError: ")
+    assert says in outcome.error
+    assert len(outcome.error.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("code", ["%ollm --help", "%ollm load --help", "%%ollm --help\n?"])
+def test_help_is_printed(kernel: Kernel, code: str) -> None:
+    outcome = kernel.run(code)
+    assert outcome.status == "ok", outcome.error
+    assert "usage: " in outcome.printed
+
+
+def test_a_question_mark_explains_the_magic(kernel: Kernel) -> None:
+    reply = kernel.client.execute("%ollm?", reply=True, timeout=60)
+    text = reply["content"]["payload"][0]["data"]["text/plain"]
+    assert "open the workbench" in text
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("%ollm ", {"plan", "load", "list", "info", "unload"}),
+        ("%ollm pl", {"plan"}),
+        ("%ollm load smol", {"smollm2-135m"}),
+        ("%ollm load smollm2-135m --kv-cache-s", {"--kv-cache-strategy"}),
+        ("%ollm load smollm2-135m --kv-cache-strategy res", {"resident"}),
+        ("%%ollm gem", {"gemma3-12B"}),
+        ("%%ollm --in", {"--into"}),
+    ],
+)
+def test_arguments_complete(kernel: Kernel, typed: str, offered: set[str]) -> None:
+    assert offered <= set(kernel.complete(typed))
+
+
+def test_unload_gives_the_memory_back_and_the_next_question_loads_again(kernel: Kernel) -> None:
+    outcome = kernel.run("%ollm unload")
+    assert "0.5 GiB given back" in outcome.printed
+    assert "No model was loaded" in kernel.run("%ollm unload --all").printed
+    assert "Paris" in kernel.run(f"%%ollm smollm2-135m --max-new-tokens 20\n{QUESTION}").printed
