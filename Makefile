@@ -31,7 +31,8 @@ ifdef HEADLESS
 	@$(PY) .ci/run_notebook.py $(NOTEBOOK)
 else
 	@echo "Starting JupyterLab; stop it with Ctrl+C."
-	@exec $(VENV)/bin/jupyter lab $(JUPYTER_OPTIONS) $(NOTEBOOK)
+	@test "$$(id -u)" != 0 || root=--allow-root; \
+		exec $(VENV)/bin/jupyter lab $$root --LabApp.default_url=/lab/tree/$(NOTEBOOK) $(JUPYTER_OPTIONS)
 endif
 
 test: setup test-js browser ## Run all tests, the ones in a real browser included

@@ -1,5 +1,6 @@
 """Bring a model to this machine, saying what happens: ``prepare_model.py smollm2-135m``."""
 
+import os
 import sys
 
 from ollm_widgets import RuntimeLoader
@@ -7,6 +8,7 @@ from ollm_widgets.backends.base import LoadProgress
 
 
 def main(reference: str) -> int:
+    os.environ["TQDM_DISABLE"] = "1"  # one line a stage is enough
     stages: set[str] = set()
 
     def show(progress: LoadProgress) -> None:

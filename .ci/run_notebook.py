@@ -42,6 +42,8 @@ def run(path: Path, timeout_s: int) -> None:
         notebook,
         timeout=timeout_s,
         kernel_name="python3",
+        # The kernel's warning about its TCP sockets is of no use to who reads this.
+        extra_arguments=["--log-level=ERROR"],
         on_cell_start=announce,
         resources={"metadata": {"path": str(path.parent)}},
     ).execute()

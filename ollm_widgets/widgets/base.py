@@ -33,6 +33,7 @@ class SessionWidget(anywidget.AnyWidget):
     def __init__(self, session: Session | None = None) -> None:
         self.session = session or default_session()
         super().__init__()
+        _take_messages_while_a_cell_runs(self.comm)
         self.set_trait("snapshot", msgspec.to_builtins(view_snapshot(self.session, 0)))
         self._outbox = Outbox(
             self.session, self.send, lambda snapshot: self.set_trait("snapshot", snapshot)
@@ -58,3 +59,16 @@ class SessionWidget(anywidget.AnyWidget):
         if isinstance(data, dict):
             data["text/plain"] = f"<{type(self).__name__}: {self.snapshot.get('title', '')}>"
         return bundle
+
+
+def _take_messages_while_a_cell_runs(comm: object) -> None:
+    """Let each message of the page run where the page sent it, on its subshell.
+
+    ipykernel sends a page's messages to whichever loop wrote to the comm last, so that code
+    which awaits a reply gets it. A widget that was made by a cell would so hear nothing until
+    the kernel is idle. Our handlers run on any thread and nobody awaits, so that the page's
+    own choice is the better one. Kernels without that rule, and without subshells, have
+    nothing to change.
+    """
+    if hasattr(comm, "_reply_subshell_for"):
+        setattr(comm, "_reply_subshell_for", lambda _data, default: default)  # noqa: B010  (not ours to declare)

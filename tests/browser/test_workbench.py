@@ -184,3 +184,121 @@ def test_the_workbench_looks_right_in_dark(lab: Lab) -> None:
     brightness = [int(part) for part in re.findall(r"\d+", background)[:3]]
     assert max(brightness) < 80
     notebook.use_theme("light")
+
+
+WIDGETS = {
+    "ModelPicker": "Models",
+    "PlanEditor": "Plan",
+    "LoadPanel": "Loading",
+    "CapabilityCard": "Capabilities",
+    "Chat": "Chat",
+    "RuntimeShelf": "In memory",
+}
+
+
+def test_each_part_works_alone_and_all_of_them_belong_together(lab: Lab) -> None:
+    cells = [f"from ollm_widgets import {', '.join(WIDGETS)}", *(f"{name}()" for name in WIDGETS)]
+    notebook = lab.open_notebook(cells)
+    notebook.run_all()
+    parts = {
+        label: notebook.page.get_by_role("region", name=label, exact=True)
+        for label in WIDGETS.values()
+    }
+    for part in parts.values():
+        expect(part).to_be_visible()
+    parts["Models"].get_by_label("Search models").fill("smollm")
+    parts["Models"].get_by_role("option", name="smollm2-135m", exact=True).click()
+    parts["Loading"].get_by_role("button", name="Load", exact=True).click()
+    expect(parts["Loading"]).to_contain_text("was loaded in", timeout=LONG_S)
+    expect(parts["Capabilities"]).to_contain_text("8,192 tokens")
+    parts["Chat"].get_by_role("textbox", name="Message", exact=True).fill(QUESTION)
+    parts["Chat"].get_by_role("button", name="Send", exact=True).click()
+    expect(parts["Chat"].get_by_role("article", name="model")).to_contain_text(
+        "Paris", timeout=LONG_S
+    )
+    parts["In memory"].get_by_role("button", name="Unload", exact=True).click()
+    expect(parts["In memory"]).to_contain_text("Nothing is loaded yet")
+    notebook.assert_no_console_errors()
+
+
+def test_a_plan_is_edited_in_place_and_an_impossible_value_says_what_is_wrong(lab: Lab) -> None:
+    notebook, workbench = open_workbench(lab)
+    pick(workbench, "smollm", "smollm2-135m")
+    plan = region(workbench, "Plan")
+    plan.get_by_label("KV strategy").select_option("sliding-window-ring-buffer")
+    expect(plan).to_contain_text("256")
+    context = plan.get_by_label("Context")
+    context.fill("99999999")
+    context.press("Enter")
+    load = region(workbench, "Loading").get_by_role("button", name="Load", exact=True)
+    expect(load).to_be_disabled()
+    context.fill("1024")
+    context.press("Enter")
+    expect(load).to_be_enabled()
+    workbench.get_by_role("button", name="Copy as code").click()
+    copied = notebook.page.evaluate("navigator.clipboard.readText()")
+    assert "context_tokens=1024" in copied
+    assert "sliding-window-ring-buffer" in copied
+    notebook.assert_no_console_errors()
+
+
+def test_after_a_restart_a_click_says_what_to_do(lab: Lab) -> None:
+    notebook, workbench = open_workbench(lab)
+    notebook.restart_kernel()
+    workbench.get_by_label("Search models").fill("smol")
+    expect(workbench).to_contain_text("Run this cell again", timeout=20_000)
+
+
+def test_a_load_can_be_cancelled_and_started_again(lab: Lab) -> None:
+    notebook, workbench = open_workbench(lab)
+    notebook.kernel_eval(
+        # Reading is slowed down, not replaced, so that there is time to press Cancel.
+        "import threading\n"
+        "from ollm_widgets.backends import progress\n"
+        "_iterate = progress.WeightCounter.__iter__\n"
+        "def _slowly(self):\n"
+        "    for item in _iterate(self):\n"
+        "        self._cancel.wait(0.2)\n"
+        "        yield item\n"
+        "progress.WeightCounter.__iter__ = _slowly\n"
+    )
+    pick(workbench, "smollm", "smollm2-135m")
+    loading = region(workbench, "Loading")
+    loading.get_by_role("button", name="Load", exact=True).click()
+    expect(loading.get_by_role("progressbar", name="Read weights")).to_be_visible(timeout=LONG_S)
+    loading.get_by_role("button", name="Cancel", exact=True).click()
+    expect(loading).to_contain_text("was cancelled", timeout=LONG_S)
+    notebook.kernel_eval("progress.WeightCounter.__iter__ = _iterate")
+    loading.get_by_role("button", name="Load", exact=True).click()
+    expect(loading).to_contain_text("was loaded in", timeout=LONG_S)
+    notebook.assert_no_console_errors()
+
+
+def test_the_keyboard_alone_is_enough(lab: Lab) -> None:
+    notebook, workbench = open_workbench(lab)
+    search = workbench.get_by_label("Search models")
+    search.focus()
+    search.press_sequentially("smollm")
+    expect(workbench.get_by_role("option")).to_have_count(1)
+    search.press("ArrowDown")
+    search.press("Enter")
+    load = region(workbench, "Loading").get_by_role("button", name="Load", exact=True)
+    expect(load).to_be_enabled()
+    load.focus()
+    load.press("Enter")
+    expect(region(workbench, "Loading")).to_contain_text("was loaded in", timeout=LONG_S)
+    message = region(workbench, "Chat").get_by_role("textbox", name="Message", exact=True)
+    message.focus()
+    message.press_sequentially(QUESTION)
+    message.press("Enter")
+    expect(last_answer(workbench)).to_contain_text("Paris", timeout=LONG_S)
+    notebook.assert_no_console_errors()
+
+
+def test_the_workbench_works_in_notebook_7(notebook7: Lab) -> None:
+    notebook, workbench = open_workbench(notebook7)
+    load_model(workbench)
+    ask(workbench, QUESTION)
+    expect(last_answer(workbench)).to_contain_text("Paris", timeout=LONG_S)
+    notebook.screenshot("workbench-notebook7")
+    notebook.assert_no_console_errors()

@@ -26,7 +26,8 @@ _encoded = _runtime.tokenizer.apply_chat_template(
 _output = _runtime.model.generate(**_encoded, do_sample=False, max_new_tokens=40)
 reference = _runtime.tokenizer.decode(
     _output[0, _encoded["input_ids"].shape[1]:], skip_special_tokens=True)
-streamed = "".join(d.text for d in _runtime.stream({QUESTION!r}, GenerationConfig(max_new_tokens=40)))
+_short = GenerationConfig(max_new_tokens=40)
+streamed = "".join(delta.text for delta in _runtime.stream({QUESTION!r}, _short))
 _session = default_session()
 _session.conversation.clear()
 _session.send({QUESTION!r})
