@@ -10,10 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from ollm_widgets import settings
-from ollm_widgets.models.conversion import gguf_to_safetensors
-from ollm_widgets.models.embedded import embedded_gguf
-
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 WriteSafetensors = Callable[..., Path]
 
@@ -124,6 +120,8 @@ def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     writer.add_token_list(tokens)
     writer.add_token_types([1] * (len(tokens) - 1) + [3])
     writer.add_token_merges(["a b"])
+    # transformers 5.17 reads no GGUF without one.
+    writer.add_bos_token_id(0)
     writer.add_eos_token_id(len(tokens) - 1)
     writer.add_chat_template("{% for m in messages %}{{ m['content'] }}<|end|>{% endfor %}")
     random = np.random.default_rng(0)

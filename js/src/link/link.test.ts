@@ -159,7 +159,11 @@ describe("commands", () => {
     });
     expect(await link.ask("load", {})).toMatchObject({
       ok: false,
-      problem: { code: "not-sent", message: expect.stringContaining("closed") },
+      problem: {
+        code: "not-sent",
+        message: expect.stringContaining("restarted"),
+        hint: "Run this cell again.",
+      },
     });
   });
 });

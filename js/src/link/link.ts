@@ -69,13 +69,14 @@ export class Link {
       this.#waiting.set(id, { settle, timer });
       try {
         this.#model.send({ v: PROTOCOL_VERSION, id, name, body } as AnyCommand);
-      } catch (error) {
+      } catch {
+        // What a host throws here says nothing to a person ("Cannot send").
         this.#settle(id, {
           ok: false,
           problem: {
             code: "not-sent",
-            message: `The message did not leave this page: ${String(error)}`,
-            hint: "Check the connection to the server, then try again.",
+            message: "The kernel was restarted, or the connection to it is lost.",
+            hint: "Run this cell again.",
           },
         });
       }
