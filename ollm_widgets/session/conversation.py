@@ -49,8 +49,8 @@ class Conversation:
     @property
     def busy(self) -> bool:
         """Whether an answer runs or waits."""
-        turns = self.transcript.turns
-        return bool(turns) and turns[-1].state in ("waiting", "streaming")
+        # A slice, since the list may be emptied meanwhile by who holds the lock.
+        return any(turn.state in ("waiting", "streaming") for turn in self.transcript.turns[-1:])
 
     def send(self, runtime_id: str, text: str) -> str:
         """Ask; the answer streams into the transcript. Returns the job's id.
@@ -85,7 +85,8 @@ class Conversation:
         """Start anew; an answer that runs is stopped and forgotten."""
         self._answers.cancel()
         with self._lock:
-            self.transcript = Transcript()
+            self.transcript = self.transcript.emptied()
+            self.last = None
         self._changed("chat")
 
     def _check(self, text: str = "?") -> None:
@@ -125,7 +126,8 @@ class Conversation:
         with self._lock:
             answer.pieces.append(delta.text)
             answer.state = "streaming"
-            self.last = delta
+            if self.transcript.turns[-1:] == [answer]:  # it may have been forgotten by `clear`
+                self.last = delta
             if delta.finish_reason is not None:
                 answer.state = "stopped" if delta.finish_reason == "cancelled" else "done"
                 answer.note = _note(delta)

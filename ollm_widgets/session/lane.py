@@ -7,11 +7,15 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
+from contextvars import ContextVar
 
 Task = Callable[[threading.Event], None]
 
 _log = logging.getLogger(__name__)
 _numbers = itertools.count(1)
+
+# The id of the job that runs on this thread, so that changes can say who made them.
+current_job: ContextVar[str | None] = ContextVar("ollm_job", default=None)
 
 
 class Lane:
@@ -26,22 +30,22 @@ class Lane:
     def __init__(self, name: str) -> None:
         self._name = name
         self._lock = threading.Lock()
-        self._tasks: queue.SimpleQueue[tuple[Task, threading.Event]] = queue.SimpleQueue()
+        self._tasks: queue.SimpleQueue[tuple[str, Task, threading.Event]] = queue.SimpleQueue()
         self._waiting: list[threading.Event] = []
         self._thread: threading.Thread | None = None
 
     def submit(self, task: Task) -> str:
         """Queue a task; returns the id of its job, e.g. ``chat-7``."""
-        cancel = threading.Event()
+        job, cancel = f"{self._name}-{next(_numbers)}", threading.Event()
         with self._lock:
             self._waiting.append(cancel)
-            self._tasks.put((task, cancel))
+            self._tasks.put((job, task, cancel))
             if self._thread is None:
                 self._thread = threading.Thread(
                     target=self._run, name=f"ollm-{self._name}", daemon=True
                 )
                 self._thread.start()
-        return f"{self._name}-{next(_numbers)}"
+        return job
 
     def cancel(self) -> None:
         """Set the cancel event of everything that runs or waits."""
@@ -52,13 +56,14 @@ class Lane:
     def _run(self) -> None:
         while True:
             try:
-                task, cancel = self._tasks.get(timeout=self.IDLE_S)
+                job, task, cancel = self._tasks.get(timeout=self.IDLE_S)
             except queue.Empty:
                 with self._lock:
                     if not self._tasks.empty():
                         continue
                     self._thread = None
                     return
+            current_job.set(job)
             try:
                 task(cancel)
             except Exception:  # one task's bug must not end the lane for all later ones

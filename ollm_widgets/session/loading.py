@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from ollm_widgets.errors import OllmError
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 LoadState = Literal["idle", "loading", "cancelling", "loaded", "cancelled", "failed"]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Stage:
     """One stage of a load; times are ``time.monotonic``."""
 
@@ -41,11 +41,14 @@ class Stage:
 
 @dataclass(slots=True)
 class Loading:
-    """The load of a session, past or present."""
+    """The load of a session, past or present.
+
+    `stages` is replaced, never changed, so that a load reports without waiting for a reader.
+    """
 
     state: LoadState = "idle"
     model: str = ""
-    stages: list[Stage] = field(default_factory=list)
+    stages: tuple[Stage, ...] = ()
     error: OllmError | None = None
     started: float = 0.0
     seconds: float = 0.0
@@ -58,26 +61,28 @@ class Loading:
     def begin(self, model: str) -> None:
         """Start anew."""
         self.state, self.model, self.error = "loading", model, None
-        self.stages.clear()
+        self.stages = ()
         self.started = time.monotonic()
 
     def report(self, progress: LoadProgress) -> None:
         """Take in one progress record; a new stage ends those before it."""
         now = time.monotonic()
-        stage = next((one for one in self.stages if one.name == progress.stage), None)
-        if stage is None:
-            for earlier in self.stages:
-                earlier.finished = True
-            stage = Stage(progress.stage, now, now)
-            self.stages.append(stage)
-        stage.updated = now
-        stage.done_bytes, stage.total_bytes = progress.done_bytes, progress.total_bytes
-        stage.finished = 0 < progress.total_bytes <= progress.done_bytes
+        before = {stage.name: stage for stage in self.stages}
+        if progress.stage not in before:
+            before = {name: replace(stage, finished=True) for name, stage in before.items()}
+        stage = before.get(progress.stage, Stage(progress.stage, now, now))
+        before[progress.stage] = replace(
+            stage,
+            updated=now,
+            done_bytes=progress.done_bytes,
+            total_bytes=progress.total_bytes,
+            finished=0 < progress.total_bytes <= progress.done_bytes,
+        )
+        self.stages = tuple(before.values())
 
     def end(self, state: LoadState, error: OllmError | None = None) -> None:
         """Remember how it ended."""
         self.state, self.error = state, error
         self.seconds = time.monotonic() - self.started
         if state == "loaded":
-            for stage in self.stages:
-                stage.finished = True
+            self.stages = tuple(replace(stage, finished=True) for stage in self.stages)

@@ -7,14 +7,20 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ollm_widgets.errors import Cancelled, ConfigError, OllmError, RuntimeClosedError
+from ollm_widgets.errors import (
+    Cancelled,
+    ConfigError,
+    OllmError,
+    PlanNotExecutableError,
+    RuntimeClosedError,
+)
 from ollm_widgets.models.reference import ModelReference
 from ollm_widgets.planning.config import GenerationConfig, RuntimeConfig
 from ollm_widgets.runtime.manager import RuntimeManager, default_manager
 from ollm_widgets.runtime.residency import RuntimeEvent
 from ollm_widgets.session.conversation import Conversation
 from ollm_widgets.session.edits import parse_edit
-from ollm_widgets.session.lane import Lane
+from ollm_widgets.session.lane import Lane, current_job
 from ollm_widgets.session.loading import Loading
 from ollm_widgets.session.parts import PARTS, Part
 from ollm_widgets.session.shelf import ListedModel, list_models, look_up
@@ -65,6 +71,7 @@ class Session:
         self._watchers: tuple[Watcher, ...] = ()
         self._desk = Lane("desk")
         self._loads = Lane("load")
+        self._unloads = Lane("unload")  # waits for who is busy, which planning must not
         self._unsubscribe = self.manager.subscribe(self._on_runtime_event)
 
     # ------------------------------------------------------------------ watching
@@ -124,7 +131,7 @@ class Session:
         ModelReference.parse(reference)
         with self.lock:
             self.config = RuntimeConfig(reference)
-            self.plan = None
+            self.plan, self.plan_problem = None, ""
             self.edits.clear()
             self.edit_errors.clear()
             if not self.loading.active:
@@ -147,15 +154,12 @@ class Session:
         with self.lock:
             if self.config is None:
                 raise ConfigError(field, "no model is chosen yet.", hint="Pick a model first.")
-            try:
-                config = self.config.copy(**{field: parse_edit(field, value)})
-                config.validate()
-            except ConfigError as error:
-                self.edits[field], self.edit_errors[field] = value, str(error)
-            else:
-                self.config = config
-                self.edits.clear()
-                self.edit_errors.clear()
+            # What could not be applied before may go with the new value.
+            self.edits = {field: value} | {
+                name: text for name, text in self.edits.items() if name != field
+            }
+            for name, text in tuple(self.edits.items()):
+                self._apply_edit(self.config, name, text)
         self._changed("plan", "loading")
         return self._desk.submit(self._plan)
 
@@ -167,7 +171,9 @@ class Session:
         Raises
         ------
         ConfigError
-            If nothing is chosen, a field is wrong, the plan cannot run, or a load runs.
+            If nothing is chosen, a field is wrong, or a load runs.
+        PlanNotExecutableError
+            If the plan cannot run.
         """
         with self.lock:
             if self.config is None:
@@ -178,6 +184,8 @@ class Session:
                 )
             if self.edit_errors:
                 raise ConfigError("plan", next(iter(self.edit_errors.values())))
+            if self.plan is not None and not self.plan.is_executable():
+                raise PlanNotExecutableError(self.plan.reason)
             config = self.config.copy()
             name = self.plan.resolved_model.display_name if self.plan else config.model_reference
             self.loading.begin(str(name))
@@ -220,7 +228,7 @@ class Session:
         self._loaded(runtime_id)
         if runtime_id == self.runtime_id:
             self.conversation.stop()
-        return self._desk.submit(lambda _cancel: self._unload(runtime_id))
+        return self._unloads.submit(lambda _cancel: self._unload(runtime_id))
 
     # ------------------------------------------------------------------ conversation
 
@@ -247,10 +255,13 @@ class Session:
     # ------------------------------------------------------------------ on the lanes
 
     def _list_models(self, _cancel: threading.Event) -> None:
-        models = list_models(self.manager.loader)
-        with self.lock:
-            self.models, self.searching = models, False
-        self._changed("models")
+        try:
+            models = list_models(self.manager.loader)
+            with self.lock:
+                self.models = models
+        finally:
+            self.searching = False
+            self._changed("models")
 
     def _look_up_typed(self, text: str) -> None:
         reference = text.strip()
@@ -275,6 +286,8 @@ class Session:
             resident = self.manager.get(config)
         except OllmError as error:
             plan, problem, resident = None, str(error), None
+        except Exception as error:  # a person must see it, whatever a library raised
+            plan, problem, resident = None, f"{type(error).__name__}: {error}", None
         with self.lock:
             if self.config is not config:
                 return  # edited again meanwhile; a later task plans that
@@ -285,7 +298,8 @@ class Session:
 
     def _load(self, config: RuntimeConfig, cancel: threading.Event) -> None:
         try:
-            with self.manager.acquire(config, self._on_progress, cancel) as lease, self.lock:
+            progress = functools.partial(self._on_progress, current_job.get())
+            with self.manager.acquire(config, progress, cancel) as lease, self.lock:
                 self.runtime_id = lease.id
                 if self.config == config:
                     self.plan = lease.runtime.plan
@@ -306,20 +320,36 @@ class Session:
             self.manager.unload(runtime_id)
         except OllmError as error:
             with self.lock:
-                self.loading.end("failed", error)
+                if self.loading.active:
+                    self.loading.error = error  # of another model's load, which goes on
+                else:
+                    self.loading.end("failed", error)
             self._changed("loading")
 
     # ------------------------------------------------------------------ inside
 
     def _changed(self, *parts: Part, job: str | None = None) -> None:
+        job = job or current_job.get()
         for watcher in self._watchers:
             for part in parts:
                 watcher(part, job)
 
-    def _on_progress(self, progress: LoadProgress) -> None:
-        with self.lock:
-            self.loading.report(progress)
-        self._changed("loading")
+    def _on_progress(self, job: str | None, progress: LoadProgress) -> None:
+        # May come with the manager's lock held, like the events below.
+        self.loading.report(progress)
+        self._changed("loading", job=job)
+
+    def _apply_edit(self, config: RuntimeConfig, field: str, text: str) -> None:
+        """Put typed text into the config, or remember what is wrong with it."""
+        try:
+            config = (self.config or config).copy(**{field: parse_edit(field, text)})
+            config.validate()
+        except ConfigError as error:
+            self.edit_errors[field] = str(error)
+        else:
+            self.config = config
+            self.edits.pop(field)
+            self.edit_errors.pop(field, None)
 
     def _on_runtime_event(self, event: RuntimeEvent) -> None:
         # Comes on any thread, perhaps with the manager's lock held. Readers hold `lock` and

@@ -61,6 +61,10 @@ class Transcript:
         """Drop the question `turn_id` and all that follows it."""
         del self.turns[self._index(turn_id, "you") :]
 
+    def emptied(self) -> Transcript:
+        """A transcript without turns, which gives none of this one's ids again."""
+        return Transcript(_ids=self._ids)
+
     def messages(self) -> list[dict[str, str]]:
         """What to send to the model: every exchange that has an answer, and the open question.
 
@@ -70,9 +74,10 @@ class Transcript:
         messages: list[dict[str, str]] = []
         for question, answer in zip(self.turns[::2], self.turns[1::2], strict=True):
             waiting = answer.state == "waiting"
-            if waiting or answer.text:
+            answered = not waiting and answer.state != "failed" and bool(answer.text)
+            if waiting or answered:
                 messages.append({"role": "user", "content": question.text})
-            if not waiting and answer.text:
+            if answered:
                 messages.append({"role": "assistant", "content": answer.text})
         return messages
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ollm_widgets.protocol.snapshot import Chip, ModelItem, ModelsView
-from ollm_widgets.render.units import format_bytes, format_count
+from ollm_widgets.protocol.snapshot import Chip, ModelItem, ModelsView, Tone
+from ollm_widgets.render.units import format_bytes, format_count, format_memory
 
 if TYPE_CHECKING:
+    from ollm_widgets.planning.plan import RuntimePlan
     from ollm_widgets.session.session import Session
     from ollm_widgets.session.shelf import ListedModel
 
@@ -42,25 +43,35 @@ def _item(model: ListedModel) -> ModelItem:
         if profile.bytes_on_disk:
             facts.append(format_bytes(profile.bytes_on_disk))
         facts.extend([", ".join(profile.modalities)] if facts else [])
+        if plan.needs_files:
+            facts.append("not downloaded")
     return ModelItem(
         reference=model.reference,
         name=model.name,
         group="On this machine" if here else "In the catalog",
         facts=", ".join(facts),
-        verdict=_verdict(model),
+        verdict=_verdict(plan),
         available=plan is not None and plan.is_executable(),
-        reason=model.problem,
+        reason=_short_reason(model),
     )
 
 
-def _verdict(model: ListedModel) -> Chip:
-    plan = model.plan
-    if plan is not None and plan.is_executable():
-        if plan.speed is None:
-            return Chip(text="fits", tone="ok")
-        return Chip(text=f"{plan.speed.tokens_per_s:.3g} tok/s", tone="ok")
+def _verdict(plan: RuntimePlan | None) -> Chip:
     if plan is None or not plan.resolved_model.is_supported():
         return Chip(text="cannot run", tone="no")
     if not plan.memory.fits:
         return Chip(text="too large", tone="no")
-    return Chip(text="ready to run" if model.on_this_machine else "not downloaded", tone="warn")
+    tone: Tone = "ok" if plan.is_executable() else "warn"
+    if plan.speed is not None:
+        return Chip(text=f"{plan.speed.tokens_per_s:.3g} tok/s", tone=tone)
+    return Chip(text="fits" if plan.memory.needed_bytes else "size unknown", tone=tone)
+
+
+def _short_reason(model: ListedModel) -> str:
+    """Why it cannot be loaded now, where verdict and facts do not say so already."""
+    plan = model.plan
+    if plan is None or not plan.resolved_model.is_supported():
+        return model.problem
+    if not plan.memory.fits:
+        return f"needs {format_memory(plan.memory.needed_bytes)} of memory"
+    return ""
