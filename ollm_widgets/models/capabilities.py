@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from ollm_widgets.render.card import Card, Renderable, Row
+from ollm_widgets.render.card import Card, Row
+from ollm_widgets.render.renderable import Renderable
 from ollm_widgets.render.units import format_bytes, format_count
 
 SupportLevel: TypeAlias = Literal["optimized", "generic", "unsupported"]

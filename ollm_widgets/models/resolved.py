@@ -11,7 +11,8 @@ from ollm_widgets.models.capabilities import CapabilityProfile
 from ollm_widgets.models.catalog import CatalogEntry, GenericModelKind
 from ollm_widgets.models.reference import ModelReference
 from ollm_widgets.models.shape import ModelShape, WeightInventory
-from ollm_widgets.render.card import Card, Renderable, Row
+from ollm_widgets.render.card import Card, Row
+from ollm_widgets.render.renderable import Renderable
 
 SourceKind: TypeAlias = Literal["builtin", "hugging-face", "local-path", "opaque"]
 WeightFormat: TypeAlias = Literal["safetensors", "gguf"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ollm_widgets.render.card import Card, Renderable, Row
+from ollm_widgets.render.card import Card, Row
+from ollm_widgets.render.renderable import Renderable
 
 if TYPE_CHECKING:
     from ollm_widgets.session.shelf import ListedModel

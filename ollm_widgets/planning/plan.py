@@ -20,7 +20,8 @@ from ollm_widgets.planning.parts import (
     SpeedPrediction,
     TierMemory,
 )
-from ollm_widgets.render.card import Card, Renderable, Row, Tone
+from ollm_widgets.render.card import Card, Row, Tone
+from ollm_widgets.render.renderable import Renderable
 from ollm_widgets.render.units import format_memory, format_seconds
 
 __all__ = [

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+MOST_OF_A_REASON = 400  # characters; it may quote the message
+
 
 def decode_command(content: object) -> m.AnyCommand:
     """Check a message against the schema.
@@ -37,9 +39,11 @@ def decode_command(content: object) -> m.AnyCommand:
         )
     try:
         command: m.AnyCommand = msgspec.convert(content, m.AnyCommand)
+        msgspec.json.encode(command)  # half a surrogate pair could not be sent back
         return command
-    except msgspec.ValidationError as error:
-        raise ProtocolError(f"The message does not follow the protocol: {error}.") from error
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:
+        why = _sendable(str(error), MOST_OF_A_REASON)
+        raise ProtocolError(f"The message does not follow the protocol: {why}.") from error
 
 
 class Inbox:
@@ -71,9 +75,14 @@ def _failure(content: object, problem: Problem) -> m.Failure:
     command_id = content.get("id") if isinstance(content, dict) else None
     return m.Failure(
         v=PROTOCOL_VERSION,
-        id=command_id[:128] if isinstance(command_id, str) else "",
+        id=_sendable(command_id, 128) if isinstance(command_id, str) else "",
         body=problem,
     )
+
+
+def _sendable(text: str, most: int) -> str:
+    """The beginning of what a page has sent, as text that UTF-8 can carry."""
+    return text[:most].encode("utf-8", "replace").decode()
 
 
 def run_command(command: m.AnyCommand, session: Session) -> str | None:  # noqa: PLR0911, PLR0912  (one case a command)

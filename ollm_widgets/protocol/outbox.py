@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -18,6 +19,7 @@ from ollm_widgets.protocol.events import (
     ChatEvent,
     Event,
     HeaderEvent,
+    HeaderView,
     LoadingEvent,
     MemoryEvent,
     ModelsEvent,
@@ -25,11 +27,13 @@ from ollm_widgets.protocol.events import (
     SnapshotEvent,
     TextDelta,
 )
-from ollm_widgets.protocol.snapshot import PROTOCOL_VERSION, ChatView
+from ollm_widgets.protocol.snapshot import PROTOCOL_VERSION, ChatView, Snapshot
 from ollm_widgets.session.parts import PARTS, Part
 
 if TYPE_CHECKING:
     from ollm_widgets.session.session import Session
+
+_log = logging.getLogger(__name__)
 
 # Jupyter's server drops messages above 1,000 a second; batches every 30 to 50 ms lose none.
 BATCH_S = 0.04
@@ -122,16 +126,23 @@ class Outbox:
                 dirty: dict[Part, str | None] = {}
                 if time.monotonic() - flushed >= BATCH_S or wanted:
                     dirty, self._dirty = self._dirty, {}
-            for reply in replies:
-                self._send(msgspec.to_builtins(reply))
-            if wanted:
-                self._send_snapshot()
-            elif dirty:
-                self._send_changes(dirty)
             if dirty or wanted:
                 flushed = time.monotonic()
                 self._stale = True
-            self._publish_when_due()
+            for reply in replies:
+                self._attempt(self._send, msgspec.to_builtins(reply))
+            if wanted:
+                self._attempt(self._send_snapshot)
+            elif dirty:
+                self._attempt(self._send_changes, dirty)
+            self._attempt(self._publish_when_due)
+
+    def _attempt(self, step: Callable[..., None], *arguments: Any) -> None:
+        """Do a step; its failure must not silence the sender for good."""
+        try:
+            step(*arguments)
+        except Exception:
+            _log.exception("A message to the page was lost.")
 
     def _something_due(self, flushed: float) -> bool:
         if self._replies or self._snapshot_wanted:
@@ -175,6 +186,7 @@ class Outbox:
             "capabilities": snapshot.capabilities,
             "memory": snapshot.memory,
             "chat": snapshot.chat,
+            "header": HeaderView(title=snapshot.title),
         }
         self._emit(SnapshotEvent, snapshot, None)
 
@@ -190,7 +202,16 @@ class Outbox:
         if due or not self._session.running:
             self._stale = False
             self._published = time.monotonic()
-            self._publish(msgspec.to_builtins(views.view_snapshot(self._session, self._seq)))
+            self._publish(msgspec.to_builtins(self._as_sent()))
+
+    def _as_sent(self) -> Snapshot:
+        """What the page shows after event `seq`: what came later would arrive twice."""
+        parts = {
+            part: self._sent[part] if part in self._sent else make(self._session)
+            for part, (make, _event) in _VIEWS.items()
+        }
+        header = parts.pop("header")
+        return Snapshot(v=PROTOCOL_VERSION, seq=self._seq, title=header.title, **parts)
 
 
 def added_text(before: ChatView | None, now: ChatView) -> TextDelta | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ollm_widgets.render.card import Card, Renderable, Row
+from ollm_widgets.render.card import Card, Row
+from ollm_widgets.render.renderable import Renderable
 
 FinishReason = Literal["stop", "stop-string", "length", "cancelled"]
 

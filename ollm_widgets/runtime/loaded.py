@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from ollm_widgets.errors import ConfigError, RuntimeClosedError
 from ollm_widgets.kv.cache import build_cache
 from ollm_widgets.planning.config import GenerationConfig
-from ollm_widgets.render.card import Card, Renderable, Row
+from ollm_widgets.render.card import Card, Row
+from ollm_widgets.render.renderable import Renderable
 from ollm_widgets.render.units import format_memory
 from ollm_widgets.runtime.answering import Request, answer, generate_ids
 from ollm_widgets.runtime.caches import CacheShelf

@@ -154,12 +154,18 @@ class Session:
         with self.lock:
             if self.config is None:
                 raise ConfigError(field, "no model is chosen yet.", hint="Pick a model first.")
-            # What could not be applied before may go with the new value.
-            self.edits = {field: value} | {
-                name: text for name, text in self.edits.items() if name != field
-            }
-            for name, text in tuple(self.edits.items()):
-                self._apply_edit(self.config, name, text)
+            # What could not be applied before may go together with the new value.
+            older = {name: text for name, text in self.edits.items() if name != field}
+            self.edits.clear()
+            self.edit_errors.clear()
+            for name, text in {field: value, **older}.items():
+                try:
+                    config = self.config.copy(**{name: parse_edit(name, text)})
+                    config.validate()
+                except ConfigError as error:
+                    self.edits[name], self.edit_errors[name] = text, str(error)
+                else:
+                    self.config = config
         self._changed("plan", "loading")
         return self._desk.submit(self._plan)
 
@@ -184,8 +190,9 @@ class Session:
                 )
             if self.edit_errors:
                 raise ConfigError("plan", next(iter(self.edit_errors.values())))
-            if self.plan is not None and not self.plan.is_executable():
-                raise PlanNotExecutableError(self.plan.reason)
+            plan = self.plan
+            if plan is not None and plan.config == self.config and not plan.is_executable():
+                raise PlanNotExecutableError(plan.reason)
             config = self.config.copy()
             name = self.plan.resolved_model.display_name if self.plan else config.model_reference
             self.loading.begin(str(name))
@@ -338,18 +345,6 @@ class Session:
         # May come with the manager's lock held, like the events below.
         self.loading.report(progress)
         self._changed("loading", job=job)
-
-    def _apply_edit(self, config: RuntimeConfig, field: str, text: str) -> None:
-        """Put typed text into the config, or remember what is wrong with it."""
-        try:
-            config = (self.config or config).copy(**{field: parse_edit(field, text)})
-            config.validate()
-        except ConfigError as error:
-            self.edit_errors[field] = str(error)
-        else:
-            self.config = config
-            self.edits.pop(field)
-            self.edit_errors.pop(field, None)
 
     def _on_runtime_event(self, event: RuntimeEvent) -> None:
         # Comes on any thread, perhaps with the manager's lock held. Readers hold `lock` and

@@ -103,7 +103,7 @@ def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
     hidden, inner, kv_width = 64, 96, 32
-    tokens = [*bytes_to_unicode().values(), "ab", "<|end|>"]
+    tokens = [*bytes_to_unicode().values(), "ab", "cd", "<|end|>"]
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("Tiny")
     writer.add_license("mit")
@@ -119,7 +119,8 @@ def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(tokens)
     writer.add_token_types([1] * (len(tokens) - 1) + [3])
-    writer.add_token_merges(["a b"])
+    # transformers 5.17 takes a list of one for a text.
+    writer.add_token_merges(["a b", "c d"])
     # transformers 5.17 reads no GGUF without one.
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(len(tokens) - 1)

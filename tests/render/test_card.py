@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from IPython.core.formatters import DisplayFormatter
 from IPython.lib.pretty import pretty
 
-from ollm_widgets.render.card import Card, Renderable, Row
+from ollm_widgets.render.card import Card, Row
+from ollm_widgets.render.renderable import Renderable
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from types import TracebackType
 
 from ollm_widgets import Cancelled, LoadedRuntime, LoadProgress, RuntimeLoader
 
-PATIENCE_S = 30.0
+PATIENCE_S = 15.0
 
 
 class GatedLoader(RuntimeLoader):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from ollm_widgets import Session
 
-PATIENCE_S = 30.0
+PATIENCE_S = 15.0
 
 
 def until(

@@ -1,4 +1,4 @@
-import type { ControlProps } from "./plan-field";
+import type { ControlProps } from "./plan-control";
 
 /** A native select; what cannot be chosen stays in the list with its reason. */
 export function PlanChoice({ id, field, value, describedBy, onEdit }: ControlProps) {

@@ -1,21 +1,13 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import type { EditBody, Field } from "../protocol";
 import { PlanChoice } from "./plan-choice";
+import type { ControlProps } from "./plan-control";
 import { ProblemNote } from "./problem";
 import type { PartProps } from "./props";
 import { useAsk } from "./use-ask";
 import { useId } from "./use-id";
 
 const EDIT_AFTER_MS = 250;
-
-/** What both kinds of control take. */
-export interface ControlProps {
-  id: string;
-  field: Field;
-  value: string;
-  describedBy: string;
-  onEdit: (value: string) => void;
-}
 
 /** One field of the plan. What a person types stays until the kernel has answered it. */
 export function PlanField({ field, session }: { field: Field } & PartProps) {

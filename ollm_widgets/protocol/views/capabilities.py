@@ -16,6 +16,8 @@ def view_capabilities(session: Session) -> CapabilitiesView | None:
         plan, runtime = session.plan, session.runtime
         if plan is None:
             return None
+        if runtime is not None and runtime.plan is not plan:
+            runtime = None  # another model is chosen, or the same one in another way
         profile = runtime.capabilities if runtime else plan.resolved_model.capabilities
         tone: Literal["ok", "no"] = "no" if profile.support_level == "unsupported" else "ok"
         rows = [Row(term=row.term, text=row.text, tone=row.tone) for row in profile.rows()]

@@ -61,8 +61,9 @@ def _summary(session: Session) -> str:
         return f"{loading.model} was loaded in {format_seconds(loading.seconds)}."
     if loading.state == "cancelled":
         return f"Loading {loading.model} was cancelled."
-    if loading.state == "idle" and session.runtime is not None:
-        return f"{session.runtime.name} is in memory already."
+    runtime = session.runtime
+    if loading.state == "idle" and runtime is not None and runtime.plan is session.plan:
+        return f"{runtime.name} is in memory already."
     if loading.state == "idle" and session.config is None:
         return "Pick a model to load it."
     return ""
