@@ -87,7 +87,7 @@ class Conversation:
         with self._lock:
             self.transcript = self.transcript.emptied()
             self.last = None
-        self._changed("chat")
+        self._changed("chat", "capabilities")
 
     def _check(self, text: str = "?") -> None:
         if not text.strip():
@@ -131,7 +131,10 @@ class Conversation:
             if delta.finish_reason is not None:
                 answer.state = "stopped" if delta.finish_reason == "cancelled" else "done"
                 answer.note = _note(delta)
-        self._changed("chat")
+        if delta.finish_reason is None:
+            self._changed("chat")
+        else:
+            self._changed("chat", "capabilities")  # the card shows the measured speed
 
     def _fail(self, answer: Turn, note: str) -> None:
         with self._lock:

@@ -83,9 +83,7 @@ class Page:
 
     def events(self, kind: str | None = None) -> list[Message]:
         """Events so far, all or those of one kind."""
-        return [
-            one for one in tuple(self.messages) if "seq" in one and kind in (None, one["kind"])
-        ]
+        return [one for one in tuple(self.messages) if "seq" in one and kind in (None, one["kind"])]
 
     def until(self, holds: Callable[[], object]) -> None:
         """Wait until `holds`, looked at after each message."""

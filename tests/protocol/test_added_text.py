@@ -16,7 +16,13 @@ def chat(*texts: str, state: str = "streaming", **changes: Any) -> ChatView:
         Turn(id=f"turn-{n}", speaker="model" if n % 2 else "you", text=text, state=state)  # type: ignore[arg-type]
         for n, text in enumerate(texts)
     )
-    whole: dict[str, Any] = {"turns": turns, "busy": True, "can_send": False, "hint": "", "status": ""}
+    whole: dict[str, Any] = {
+        "turns": turns,
+        "busy": True,
+        "can_send": False,
+        "hint": "",
+        "status": "",
+    }
     return ChatView(**(whole | changes))
 
 
