@@ -100,6 +100,7 @@ class ResolvedModel(Renderable):
 
     def card(self) -> Card:
         """Draw the model as a card: where it is, what it is, what it can do."""
+        found = self.is_supported() and self.model_path is not None
         facts: list[tuple[str, str | None]] = [
             ("Reference", str(self.reference)),
             ("Repository", self.repo_id),
@@ -107,7 +108,7 @@ class ResolvedModel(Renderable):
             ("Files", None if self.model_path is None else str(self.model_path)),
             ("Architecture", self.architecture),
             ("Kind", self.generic_model_kind),
-            ("Found", self.resolution_message or None),
+            ("Found", (self.resolution_message or None) if not found else None),
         ]
         rows = tuple(Row(term, text) for term, text in facts if text is not None)
         if not self.is_supported():

@@ -144,16 +144,16 @@ class RuntimePlan(Renderable):
             badge=badge,
             tone=tone,
             rows=(
-                Row("reason", self.reason, "neutral" if self.executable else tone),
+                Row("Reason", self.reason, "neutral" if self.executable else tone),
                 *self._fact_rows(),
-                *(Row("note", detail) for detail in self.details),
+                *(Row("Note", detail) for detail in self.details),
             ),
         )
 
     def _fact_rows(self) -> tuple[Row, ...]:
         rows = [
-            Row("backend", f"{self.backend_id or 'none'}, {self.dtype} on {self.device}"),
-            Row("layers", self.placement.summary()),
+            Row("Backend", f"{self.backend_id or 'none'}, {self.dtype} on {self.device}"),
+            Row("Layers", self.placement.summary()),
         ]
         rows += [
             Row(tier.title, tier.summary(), "neutral" if tier.fits else "no")
@@ -167,13 +167,13 @@ class RuntimePlan(Renderable):
             first = format_seconds(self.speed.time_to_first_token_s)
             rows.append(
                 Row(
-                    "speed",
+                    "Speed",
                     f"about {self.speed.tokens_per_s:.3g} tokens/s, first token after {first} "
                     f"for {self.speed.prompt_tokens} prompt tokens",
                 )
             )
         if self.fallback_reason:
-            rows.append(Row("fallback", self.fallback_reason, "warn"))
+            rows.append(Row("Fallback", self.fallback_reason, "warn"))
         return tuple(rows)
 
 

@@ -202,7 +202,7 @@ class Outbox:
         if due or not self._session.running:
             self._stale = False
             self._published = time.monotonic()
-            self._publish(msgspec.to_builtins(views.view_snapshot(self._session, self._seq)))
+            self._publish(msgspec.to_builtins(self._as_sent()))
 
     def _as_sent(self) -> Snapshot:
         """What the page shows after event `seq`: what came later would arrive twice."""

@@ -42,8 +42,10 @@ _STYLE = (
     "font-size:12px;white-space:nowrap;color:var(--oc-d)}"
     ".ollm-card dl{display:grid;grid-template-columns:max-content minmax(0,1fr);gap:3px 14px;"
     "margin:8px 0 0;padding:0}"
-    ".ollm-card dt{margin:0;padding:0;font-weight:400;color:var(--oc-d)}"
-    ".ollm-card dd{margin:0;padding:0;overflow-wrap:anywhere}"
+    # JupyterLab floats the terms of lists in outputs, at a fifth of the width.
+    "section.ollm-card dl>dt{float:none;width:auto;margin:0;padding:0;font-weight:400;"
+    "color:var(--oc-d)}"
+    "section.ollm-card dl>dd{float:none;width:auto;margin:0;padding:0;overflow-wrap:anywhere}"
     ".ollm-card dd.oc-wide{grid-column:1/-1}"
     ".ollm-card .oc-ok{color:var(--oc-ok)}.ollm-card .oc-warn{color:var(--oc-warn)}"
     ".ollm-card .oc-no{color:var(--oc-no)}"

@@ -80,10 +80,10 @@ class Completion(Renderable):
             badge=self.finish_reason,
             tone="ok" if self.finish_reason in ("stop", "stop-string") else "warn",
             rows=(
-                Row("answer", self.text),
-                Row("tokens", f"{self.prompt_tokens} read, {self.new_tokens} written"),
+                Row("Answer", self.text),
+                Row("Tokens", f"{self.prompt_tokens} read, {self.new_tokens} written"),
                 Row(
-                    "speed",
+                    "Speed",
                     f"{self.tokens_per_s:.1f} tokens/s, first token after "
                     f"{self.time_to_first_token_s:.2f} s",
                 ),

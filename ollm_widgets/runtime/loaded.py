@@ -279,14 +279,14 @@ class LoadedRuntime(Renderable):
         """What is loaded, how, and what it holds."""
         use = self.memory()
         rows = [
-            Row("backend", f"{self.plan.backend_id}, {self.plan.dtype} on {self.plan.device}"),
+            Row("Backend", f"{self.plan.backend_id}, {self.plan.dtype} on {self.plan.device}"),
             Row("KV cache", f"{self.plan.kv.strategy}: {self.plan.kv.why}"),
-            Row("host memory", format_memory(use.host_bytes)),
+            Row("Host memory", format_memory(use.host_bytes)),
         ]
         if use.accelerator_bytes:
-            rows.append(Row("accelerator memory", format_memory(use.accelerator_bytes)))
+            rows.append(Row("Accelerator memory", format_memory(use.accelerator_bytes)))
         if self.last_completion is not None:
-            rows.append(Row("last answer", f"{self.last_completion.tokens_per_s:.1f} tokens/s"))
+            rows.append(Row("Last answer", f"{self.last_completion.tokens_per_s:.1f} tokens/s"))
         return Card(
             title=self.name,
             badge="closed" if self.closed else "busy" if self.busy else "loaded",

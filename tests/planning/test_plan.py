@@ -31,5 +31,5 @@ def test_the_card_shows_verdict_memory_and_speed(plan: Any) -> None:
     card = plan().card()
     assert (card.badge, card.tone) == ("runs", "ok")
     assert card.subtitle == "Runs with transformers-generic on cpu"
-    assert {"reason", "backend", "RAM", "KV cache", "speed"} <= {row.term for row in card.rows}
+    assert {"Reason", "Backend", "RAM", "KV cache", "Speed"} <= {row.term for row in card.rows}
     assert plan(device="cuda").card().badge == "does not run"

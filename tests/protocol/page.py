@@ -93,6 +93,16 @@ class Page:
                 assert time.monotonic() < deadline, "the page was not told"
                 self._news.wait(0.1)
 
+    def until_in_step(self) -> None:
+        """Wait until what is drawn is what the latest published snapshot says."""
+        self.until(
+            lambda: (
+                self.published
+                and self.events("snapshot")
+                and steady(self.drawn) == steady(self.published[-1])
+            )
+        )
+
     @property
     def drawn(self) -> Message:
         """What the page shows: the latest snapshot event, and the events after it."""

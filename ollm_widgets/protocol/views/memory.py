@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
+from ollm_widgets.errors import RuntimeClosedError
 from ollm_widgets.protocol.snapshot import Chip, MemoryView, ResidentItem, Segment
 from ollm_widgets.render.units import format_memory
 
@@ -17,7 +19,10 @@ def view_memory(session: Session) -> MemoryView:
     import psutil
 
     host = psutil.virtual_memory()
-    items = [_item(resident, session.runtime_id) for resident in session.manager.residents()]
+    items = []
+    for resident in session.manager.residents():
+        with contextlib.suppress(RuntimeClosedError):  # it may leave while it is looked at
+            items.append(_item(resident, session.runtime_id))
     items += [
         ResidentItem(
             id=f"loading:{name}",
