@@ -1,12 +1,16 @@
-"""Real models that the tests share: a tiny random one, and the embedded one."""
+"""What tests in several folders share: real models, and the one browser."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # Nothing in the suite may reach a model hub, whatever a library would like to look up.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -68,3 +72,12 @@ def runtime(converted_smollm: Path) -> Iterator[object]:
     config = RuntimeConfig("smollm2-135m", device="cpu", dtype="float32")
     with RuntimeLoader().load(config) as runtime:
         yield runtime
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """The browser of the whole run."""
+    from tests.browser.chromium import running_chromium
+
+    with running_chromium() as browser:
+        yield browser

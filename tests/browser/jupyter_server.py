@@ -41,10 +41,13 @@ class JupyterServer:
         An empty folder for notebooks, settings, runtime files and the log.
     flavour
         Which application serves the pages.
+    python
+        Interpreter of the kernels; this one by default.
     """
 
-    def __init__(self, home: Path, flavour: Flavour = "lab") -> None:
+    def __init__(self, home: Path, flavour: Flavour = "lab", python: str = sys.executable) -> None:
         self.flavour = flavour
+        self.kernel_name = _write_kernel(home / "data", python)
         self.notebooks = home / "notebooks"
         self.runtime = home / "runtime"
         self.log = home / "server.log"
@@ -71,8 +74,7 @@ class JupyterServer:
             "IPYTHONDIR": home / "ipython",
         }
         environment = os.environ | {name: str(folder) for name, folder in folders.items()}
-        # The kernel is this interpreter's, whatever kernels the user has registered.
-        environment |= {"JUPYTER_PREFER_ENV_PATH": "1", "JUPYTER_PLATFORM_DIRS": "1"}
+        environment |= {"JUPYTER_PLATFORM_DIRS": "1"}
         for leaking in ("JUPYTER_PATH", "JUPYTER_CONFIG_PATH", "JUPYTER_TOKEN"):
             environment.pop(leaking, None)
         with self.log.open("wb") as log:
@@ -163,3 +165,14 @@ class JupyterServer:
         if not self._ends_within(STOP_TIMEOUT_S):
             self.process.kill()
             self.process.wait()
+
+
+def _write_kernel(data: Path, python: str) -> str:
+    """Register a kernel under a name that nothing else on the machine can have taken."""
+    name = "harness-python"
+    command = [python, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    folder = data / "kernels" / name
+    folder.mkdir(parents=True)
+    spec = {"argv": command, "display_name": "Python 3", "language": "python"}
+    (folder / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
+    return name

@@ -220,7 +220,7 @@ class Lab:
         name = f"notebook-{next(self._numbers)}.ipynb"
         notebook = new_notebook(
             cells=[new_code_cell(source) for source in cells],
-            metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}},
+            metadata={"kernelspec": {"name": self.server.kernel_name, "display_name": "Python 3"}},
         )
         nbformat.write(notebook, self.server.notebooks / name)
         page = NotebookPage(self.server, self.browser, name)

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,3 +101,26 @@ def path_without_node(tmp_path: Path) -> str:
         assert program, name
         (folder / name).symlink_to(program)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Python of an environment with the wheel, borrowing what it depends on from this one.
+
+    A path file lends the other environment's packages; its editable install is not lent, because
+    path files in a borrowed folder are not read.
+    """
+    home = tmp_path_factory.mktemp("installed") / "env"
+    run(sys.executable, "-m", "venv", "--without-pip", str(home), cwd=home.parent)
+    python = home / ("Scripts" if os.name == "nt" else "bin") / "python"
+    site = run(
+        str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=home
+    )
+    borrowed = Path(site.strip()) / "borrowed.pth"
+    borrowed.write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+    run(
+        *(sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(python)),
+        *("install", "--quiet", "--no-deps", "--no-index", "--force-reinstall", str(wheel)),
+        cwd=home,
+    )
+    return python

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
-import sysconfig
 from pathlib import Path
 
-import pytest
-
-from tests.packaging.conftest import ROOT, run
+from tests.packaging.conftest import ROOT
 
 LOADS = """
 import sys
@@ -40,29 +36,6 @@ for name in names:
     assert len(str(widget._css)) > 100, name
 print(len(names), "widgets of", version("ollm-widgets"))
 """
-
-
-@pytest.fixture(scope="module")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Python of an environment with the wheel, borrowing what it depends on from this one.
-
-    A path file lends the other environment's packages; its editable install is not lent, because
-    path files in a borrowed folder are not read.
-    """
-    home = tmp_path_factory.mktemp("installed") / "env"
-    run(sys.executable, "-m", "venv", "--without-pip", str(home), cwd=home.parent)
-    python = home / ("Scripts" if os.name == "nt" else "bin") / "python"
-    site = run(
-        str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=home
-    )
-    borrowed = Path(site.strip()) / "borrowed.pth"
-    borrowed.write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
-    run(
-        *(sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(python)),
-        *("install", "--quiet", "--no-deps", "--no-index", "--force-reinstall", str(wheel)),
-        cwd=home,
-    )
-    return python
 
 
 def ipython(python: Path, code: str, folder: Path) -> str:

@@ -256,10 +256,11 @@ def test_a_whole_visit_by_commands_alone(session: Session, copy_model: CopyModel
         page.until(lambda: "context_tokens=128" in page.drawn["plan"]["code"])
         page.ask("load")
         page.until(lambda: page.drawn["loading"]["state"] == "loaded")
+        page.until(lambda: [item["state"] for item in page.drawn["memory"]["items"]] == ["idle"])
         runtime = page.drawn["memory"]["items"][0]["id"]
-        page.ask("pin", runtime=runtime, pinned=True)
+        assert page.ask("pin", runtime=runtime, pinned=True)["kind"] == "ack"
         page.until(lambda: page.drawn["memory"]["items"][0]["pinned"])
-        page.ask("use", runtime=runtime)
+        assert page.ask("use", runtime=runtime)["kind"] == "ack"
 
         def answered() -> bool:
             chat = page.drawn["chat"]
@@ -276,8 +277,8 @@ def test_a_whole_visit_by_commands_alone(session: Session, copy_model: CopyModel
         assert page.ask("stop")["kind"] == "ack"
         page.ask("clear")
         page.until(lambda: not page.drawn["chat"]["turns"])
-        page.ask("cancel")
-        page.ask("unload", runtime=runtime)
+        assert page.ask("cancel")["kind"] == "ack"
+        assert page.ask("unload", runtime=runtime)["kind"] == "ack"
         page.until(lambda: not page.drawn["memory"]["items"])
         assert not page.drawn["chat"]["can_send"]
 
