@@ -56,5 +56,5 @@ def _models() -> list[str]:
 
     session = default_session()
     loaded = [resident.id for resident in session.manager.residents()]
-    local = [model.reference for model in session.models]
+    local = [model.reference for model in session.browser.listed]
     return list(dict.fromkeys([*loaded, *(entry.alias for entry in CATALOG), *local]))

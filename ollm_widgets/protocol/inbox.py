@@ -89,11 +89,11 @@ def run_command(command: m.AnyCommand, session: Session) -> str | None:  # noqa:
     """Do what `command` asks; returns the id of the job it started, if any."""
     match command:
         case m.Hello():
-            return None if session.models else session.refresh_models()
+            return None if session.browser.listed else session.browser.refresh()
         case m.Resync():
             pass  # the snapshot that follows the reply is all it asks for
         case m.Search(body=body):
-            return session.search(body.text)
+            return session.browser.search(body.text)
         case m.Choose(body=body):
             return session.choose(body.reference)
         case m.Edit(body=body):

@@ -18,12 +18,12 @@ from ollm_widgets.models.reference import ModelReference
 from ollm_widgets.planning.config import GenerationConfig, RuntimeConfig
 from ollm_widgets.runtime.manager import RuntimeManager, default_manager
 from ollm_widgets.runtime.residency import RuntimeEvent
+from ollm_widgets.session.browser import ModelBrowser
 from ollm_widgets.session.conversation import Conversation
 from ollm_widgets.session.edits import parse_edit
 from ollm_widgets.session.lane import Lane, current_job
 from ollm_widgets.session.loading import Loading
 from ollm_widgets.session.parts import PARTS, Part
-from ollm_widgets.session.shelf import ListedModel, list_models, look_up
 
 if TYPE_CHECKING:
     from ollm_widgets.backends.base import LoadProgress
@@ -55,10 +55,6 @@ class Session:
     ) -> None:
         self.manager = manager or default_manager()
         self.lock = threading.RLock()
-        self.query = ""
-        self.searching = False
-        self.models: tuple[ListedModel, ...] = ()
-        self.typed: ListedModel | None = None
         self.config: RuntimeConfig | None = None
         self.plan: RuntimePlan | None = None
         self.plan_problem = ""  # why there is no plan for the config
@@ -70,6 +66,7 @@ class Session:
         # Replaced, never changed, so that a manager's event may read it without `lock`.
         self._watchers: tuple[Watcher, ...] = ()
         self._desk = Lane("desk")
+        self.browser = ModelBrowser(self.manager, self.lock, self._desk, self._changed)
         self._loads = Lane("load")
         self._unloads = Lane("unload")  # waits for who is busy, which planning must not
         self._unsubscribe = self.manager.subscribe(self._on_runtime_event)
@@ -90,7 +87,7 @@ class Session:
     @property
     def running(self) -> bool:
         """Whether something is going on that changes state by itself."""
-        return self.searching or self.loading.active or self.conversation.busy
+        return self.browser.searching or self.loading.active or self.conversation.busy
 
     @property
     def runtime(self) -> LoadedRuntime | None:
@@ -106,19 +103,6 @@ class Session:
             self._watchers = ()
 
     # ------------------------------------------------------------------ models
-
-    def refresh_models(self) -> str:
-        """List catalog and machine anew."""
-        self.searching = True
-        self._changed("models")
-        return self._desk.submit(self._list_models)
-
-    def search(self, text: str) -> str:
-        """Filter the list; text that names a model outside it is looked up as a reference."""
-        with self.lock:
-            self.query, self.typed = text, None
-        self._changed("models")
-        return self._desk.submit(lambda _cancel: self._look_up_typed(text))
 
     def choose(self, reference: str) -> str:
         """Choose a model; the plan follows.
@@ -260,28 +244,6 @@ class Session:
         return self.conversation.edit_turn(self._answering(), turn_id, text)
 
     # ------------------------------------------------------------------ on the lanes
-
-    def _list_models(self, _cancel: threading.Event) -> None:
-        try:
-            models = list_models(self.manager.loader)
-            with self.lock:
-                self.models = models
-        finally:
-            self.searching = False
-            self._changed("models")
-
-    def _look_up_typed(self, text: str) -> None:
-        reference = text.strip()
-        with self.lock:
-            words = reference.casefold().split()
-            listed = any(model.matches(words) for model in self.models)
-        if not reference or listed or text != self.query:
-            return
-        typed = look_up(self.manager.loader, reference)
-        with self.lock:
-            if self.query == text:
-                self.typed = typed
-        self._changed("models")
 
     def _plan(self, _cancel: threading.Event) -> None:
         with self.lock:

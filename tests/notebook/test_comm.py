@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -19,6 +19,7 @@ class Page:
         self._kernel = kernel
         self._comm_id = comm_id
         self.subshell_id: str | None = None
+        self._heard: list[Message] = []
 
     def send(self, content: object) -> None:
         session = self._kernel.client.session
@@ -31,17 +32,30 @@ class Page:
     def command(self, name: str, body: Message | None = None, command_id: str = "c1") -> None:
         self.send({"v": 1, "id": command_id, "name": name, "body": body or {}})
 
-    def received(self, timeout_s: float = 60) -> Iterator[Message]:
-        """Yield the custom messages of this comm as they come."""
+    def _next(self) -> Message:
+        """Give the next custom message of this comm."""
         while True:
-            message = self._kernel.client.get_iopub_msg(timeout=timeout_s)
+            message = self._kernel.client.get_iopub_msg(timeout=60)
             content = message["content"]
             ours = message["msg_type"] == "comm_msg" and content["comm_id"] == self._comm_id
             if ours and content["data"].get("method") == "custom":
-                yield content["data"]["content"]
+                return dict(content["data"]["content"])
+
+    def wait_for(self, wanted: Callable[[Message], bool]) -> Message:
+        """Give the first message so far that is wanted, else the first that comes.
+
+        What a command changes may be told before its reply, so nothing heard is dropped.
+        """
+        for message in self._heard:
+            if wanted(message):
+                return message
+        while not wanted(message := self._next()):
+            self._heard.append(message)
+        self._heard.append(message)
+        return message
 
     def until(self, kind: str) -> Message:
-        return next(message for message in self.received() if message["kind"] == kind)
+        return self.wait_for(lambda message: message["kind"] == kind)
 
 
 @pytest.fixture
@@ -88,12 +102,10 @@ def test_a_malformed_message_is_refused_and_the_next_command_works(
     assert refusal["body"]["code"] == "bad-message"
     page.command("choose", {"reference": "smollm2-135m"}, "next")
     assert page.until("ack")["id"] == "next"
-    plan = next(
-        message["body"]
-        for message in page.received()
-        if message["kind"] == "plan" and message["body"] and message["body"]["executable"]
+    planned = page.wait_for(
+        lambda message: message["kind"] == "plan" and bool(message["body"]["executable"])
     )
-    assert plan["headline"].startswith("Runs with transformers-generic")
+    assert planned["body"]["headline"].startswith("Runs with transformers-generic")
 
 
 def test_what_cannot_be_done_now_is_an_error_with_a_hint(page: Page) -> None:

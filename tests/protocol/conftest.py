@@ -1,5 +1,19 @@
 from __future__ import annotations
 
-from tests.session.tiny import copy_model, loader, manager, own_models_folder, session
+from tests.session.tiny import (
+    copy_model,
+    loader,
+    manager,
+    one_thread_a_model,
+    own_models_folder,
+    session,
+)
 
-__all__ = ["copy_model", "loader", "manager", "own_models_folder", "session"]
+__all__ = [
+    "copy_model",
+    "loader",
+    "manager",
+    "one_thread_a_model",
+    "own_models_folder",
+    "session",
+]

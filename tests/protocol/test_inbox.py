@@ -234,12 +234,12 @@ def test_after_any_refusal_the_next_command_works(page: Page, session: Session) 
 def test_a_mistake_in_a_handler_is_an_error_and_not_a_crash(
     page: Page, session: Session, caplog: pytest.LogCaptureFixture
 ) -> None:
-    session.search = lambda _text: 1 // 0  # type: ignore[method-assign, assignment, return-value]
+    session.browser.search = lambda _text: 1 // 0  # type: ignore[method-assign, assignment, return-value]
     reply = page.ask("search", text="x")
     assert reply["body"]["code"] == "internal"
     assert "ZeroDivisionError" in reply["body"]["message"]
     assert "failed" in caplog.text
-    del session.search  # type: ignore[method-assign]
+    del session.browser.search  # type: ignore[method-assign]
     assert page.ask("search", text="x")["kind"] == "ack"
 
 

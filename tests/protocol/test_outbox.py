@@ -17,7 +17,7 @@ from tests.session.waiting import last_turn, load, settled, until
 def quiet(page: Page, session: Session) -> None:
     """Wait until nothing runs and the page has been sent a snapshot of it."""
     settled(session)
-    session.refresh_models()
+    session.browser.refresh()
     settled(session)
     page.until(lambda: page.events("snapshot") and page.drawn["models"]["items"])
     page.until_in_step()
@@ -277,7 +277,7 @@ def test_close_ends_the_thread_and_nothing_is_sent_after_it(session: Session) ->
         thread = page.outbox._thread
     assert not thread.is_alive()
     sent = len(page.messages)
-    session.search("smol")
+    session.browser.search("smol")
     page.tell("resync")
     settled(session)
     page.outbox.close()
@@ -294,7 +294,7 @@ def test_a_page_that_is_closed_by_its_own_message_does_not_wait_for_itself(
         closed.set()
 
     outbox = Outbox(session, close, lambda _snapshot: None)
-    session.search("smol")
+    session.browser.search("smol")
     assert closed.wait(15)
     outbox._thread.join(15)
     assert not outbox._thread.is_alive()

@@ -51,7 +51,6 @@ def test_hands_at_several_pages_never_wait_for_each_other_for_good(
     references = [copy_model("a"), copy_model("b"), "no-such-model"]
     with Page(sessions[0]) as one, Page(sessions[0]) as other, Page(sessions[1]) as third:
         pages = [one, other, third]
-        ids: list[list[str]] = [[] for _page in pages]
 
         def hand(number: int, index: int) -> None:
             chance = random.Random(f"{seed}-{number}-{index}")

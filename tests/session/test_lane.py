@@ -75,7 +75,7 @@ def test_a_task_that_fails_is_logged_and_the_next_one_runs(
 ) -> None:
     lane = Lane("test")
     with caplog.at_level(logging.ERROR):
-        lane.submit(lambda _cancel: [][1])
+        lane.submit(lambda _cancel: 1 // 0)
         finish(lane)
     (record,) = caplog.records
     assert "test lane" in record.message

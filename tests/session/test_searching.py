@@ -13,16 +13,16 @@ from tests.session.waiting import until
 
 
 def listed(session: Session) -> ModelsView:
-    session.refresh_models()
-    until(session, lambda: not session.searching)
+    session.browser.refresh()
+    until(session, lambda: not session.browser.searching)
     return view_models(session)
 
 
 def search(session: Session, text: str) -> ModelsView:
     """Type into the search box, and wait until the desk has come to it."""
-    session.search(text)
-    session.refresh_models()
-    until(session, lambda: not session.searching)
+    session.browser.search(text)
+    session.browser.refresh()
+    until(session, lambda: not session.browser.searching)
     return view_models(session)
 
 
@@ -82,17 +82,17 @@ def test_typed_text_that_names_nothing_says_why(session: Session, text: str, rea
 def test_only_the_text_typed_last_is_looked_up(session: Session, copy_model: CopyModel) -> None:
     listed(session)
     for name in ("a", "b"):
-        session.search(copy_model(name))
-    until(session, lambda: session.typed is not None)
-    assert session.typed is not None
-    assert session.typed.name == "b"
+        session.browser.search(copy_model(name))
+    until(session, lambda: session.browser.typed is not None)
+    assert session.browser.typed is not None
+    assert session.browser.typed.name == "b"
 
 
 def test_a_listing_that_breaks_ends_and_can_be_tried_again(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(session.manager.loader, "discover_local_models", lambda _dir: [][1])
-        session.refresh_models()
-        until(session, lambda: not session.searching)
+        patch.setattr(session.manager.loader, "discover_local_models", lambda _dir: 1 // 0)
+        session.browser.refresh()
+        until(session, lambda: not session.browser.searching)
     assert listed(session).items

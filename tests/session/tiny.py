@@ -15,6 +15,17 @@ CopyModel = Callable[[str], str]
 LONG = GenerationConfig(max_new_tokens=200)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def one_thread_a_model() -> Iterator[None]:
+    """Tiny models gain nothing from more, and lose much where the machine is shared."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(autouse=True)
 def own_models_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder of managed models, so that lists do not depend on this machine."""

@@ -16,19 +16,16 @@ if TYPE_CHECKING:
 def view_models(session: Session) -> ModelsView:
     """The models that match the query, those on this machine first."""
     with session.lock:
-        words = session.query.casefold().split()
-        listed = [model for model in session.models if model.matches(words)]
-        if session.typed is not None:
-            listed.append(session.typed)
+        browser = session.browser
         return ModelsView(
-            query=session.query,
-            items=tuple(_item(model) for model in listed),
+            query=browser.query,
+            items=tuple(_item(model) for model in browser.matching()),
             chosen=session.config.model_reference if session.config else None,
             note=(
                 "Type a folder, a GGUF file or a hub id to use a model that is not listed. "
                 "Nothing is downloaded to make these verdicts."
             ),
-            searching=session.searching,
+            searching=browser.searching,
         )
 
 
