@@ -36,7 +36,8 @@ class Kernel:
         return self.finish(self.start(code), timeout_s)
 
     def start(self, code: str) -> str:
-        return self.client.execute(code)
+        # A failing cell must not abort the next one, which old kernels may still have queued.
+        return self.client.execute(code, stop_on_error=False)
 
     def messages(self, request: str, timeout_s: float = 120) -> Iterator[dict[str, Any]]:
         """Yield what a request broadcasts, until the kernel is idle again."""

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from ollm_widgets import ConfigError, RuntimeClosedError, Session
@@ -52,13 +54,13 @@ def test_stop_keeps_the_text_so_far_and_the_next_question_works(loaded: Session)
     assert last_turn(loaded).text
 
 
-def test_stop_before_the_first_token_gives_an_empty_stopped_answer(loaded: Session) -> None:
-    with TokenGate(loaded.runtime):
+def test_an_answer_can_be_stopped_before_its_first_token(loaded: Session) -> None:
+    with TokenGate(loaded.runtime) as gate:
         loaded.send("w3 w4")
-        loaded.conversation.stop()
         assert last_turn(loaded).state == "waiting"
-    settled(loaded)
-    assert last_turn(loaded).state in ("stopped", "done")
+        loaded.conversation.stop()
+        until(loaded, lambda: not loaded.running, gate.step)
+    assert last_turn(loaded).state == "stopped"
 
 
 def test_stopping_nothing_changes_nothing(loaded: Session) -> None:
@@ -225,11 +227,15 @@ def test_unloading_stops_the_answer_first(loaded: Session) -> None:
     assert last_turn(loaded).state == "stopped"
 
 
-def test_a_model_unloaded_by_force_fails_the_answer_and_says_so(loaded: Session) -> None:
-    runtime_id = loaded.runtime_id
-    assert runtime_id is not None
-    loaded.manager.unload(runtime_id, force=True)
-    assert loaded.runtime_id is None
+def test_a_model_unloaded_by_force_ends_the_answer_and_keeps_its_text(loaded: Session) -> None:
+    assert loaded.runtime_id is not None
+    with ThreadPoolExecutor(1) as pool, TokenGate(loaded.runtime) as gate:
+        loaded.send("w3 w4")
+        until(loaded, lambda: last_turn(loaded).text, gate.step)
+        pool.submit(loaded.manager.unload, loaded.runtime_id, force=True)
+        until(loaded, lambda: loaded.runtime_id is None and not loaded.running, gate.step)
+    assert last_turn(loaded).state == "stopped"
+    assert last_turn(loaded).text
     with pytest.raises(RuntimeClosedError):
         loaded.send("w3")
 

@@ -37,7 +37,7 @@ def test_a_reader_and_a_session_that_joins_a_load_do_not_wait_for_each_other(
 
     # As a view does: it holds the session's lock, and then asks the manager. The progress so
     # far is told to whoever joins a load while the manager's lock is held.
-    with late.lock, ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool, late.lock:
         late.load()
         assert manager.asked.acquire(timeout=PATIENCE_S)
         answered = pool.submit(manager.residents)
