@@ -109,6 +109,28 @@ class GatedModelError(ManagedModelDownloadError):
     code: ClassVar[str] = "gated-model"
 
 
+class HubUnavailableError(OllmError):
+    """The hub could not be asked; what is on this machine still works.
+
+    Parameters
+    ----------
+    host
+        The hub that was asked.
+    """
+
+    code: ClassVar[str] = "hub-unavailable"
+
+    def __init__(self, message: str, *, host: str, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.host = host
+
+
+class DeletionError(OllmError, ValueError):
+    """The files of a model were not deleted: they are not this package's, or the disk refused."""
+
+    code: ClassVar[str] = "deletion"
+
+
 class SpecializationLoadError(OllmError):
     """The specialized backend could not build the model."""
 

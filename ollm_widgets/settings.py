@@ -26,6 +26,11 @@ def default_models_dir() -> Path:
     return _folder_from(MODELS_DIR_VARIABLE) or _user_data_path() / "models"
 
 
+def models_dir_was_chosen() -> bool:
+    """Whether ``OLLM_MODELS_DIR`` says where managed models go."""
+    return _folder_from(MODELS_DIR_VARIABLE) is not None
+
+
 def _folder_from(variable: str) -> Path | None:
     value = os.environ.get(variable, "").strip()
     return Path(value).expanduser().absolute() if value else None

@@ -15,6 +15,8 @@ export type AnyCommand =
   | Hello
   | Resync
   | Search
+  | More
+  | Remove
   | Choose
   | Edit
   | Load
@@ -71,6 +73,8 @@ export interface ModelsView {
   chosen: string | null;
   note: string;
   searching: boolean;
+  more: boolean;
+  problem: string;
 }
 /**
  * One option of the model picker.
@@ -78,11 +82,12 @@ export interface ModelsView {
 export interface ModelItem {
   reference: string;
   name: string;
-  group: "In the catalog" | "On this machine";
+  group: "As typed" | "In the catalog" | "On the hub" | "On this machine";
   facts: string;
   verdict: Chip;
   available: boolean;
   reason: string;
+  frees_bytes: number;
 }
 /**
  * A short verdict in a rounded frame.
@@ -215,8 +220,16 @@ export interface ResidentItem {
   state: "busy" | "idle" | "loading";
   current: boolean;
   pinned: boolean;
-  bars: Segment[];
+  holdings: Holding[];
   text: string;
+}
+/**
+ * Bytes of one kind in one tier.
+ */
+export interface Holding {
+  place: "disk" | "gpu" | "ram";
+  kind: "kv" | "layers";
+  size_bytes: number;
 }
 /**
  * Region `Chat`.
@@ -393,10 +406,23 @@ export interface SearchBody {
   text: string;
 }
 /**
- * Choose a model.
+ * Fetch the hub's next models.
  */
-export interface Choose {
-  name: "choose";
+export interface More {
+  name: "more";
+  body?: Nothing2;
+  v: number;
+  id: string;
+}
+/**
+ * The body of a command without arguments.
+ */
+export interface Nothing2 {}
+/**
+ * Delete a model's files; the page has asked the person.
+ */
+export interface Remove {
+  name: "remove";
   body: ChooseBody;
   v: number;
   id: string;
@@ -406,6 +432,15 @@ export interface Choose {
  */
 export interface ChooseBody {
   reference: string;
+}
+/**
+ * Choose a model.
+ */
+export interface Choose {
+  name: "choose";
+  body: ChooseBody;
+  v: number;
+  id: string;
 }
 /**
  * Change one field of the plan.
@@ -435,19 +470,6 @@ export interface EditBody {
  */
 export interface Load {
   name: "load";
-  body?: Nothing2;
-  v: number;
-  id: string;
-}
-/**
- * The body of a command without arguments.
- */
-export interface Nothing2 {}
-/**
- * Cancel the load that runs.
- */
-export interface Cancel {
-  name: "cancel";
   body?: Nothing3;
   v: number;
   id: string;
@@ -456,6 +478,19 @@ export interface Cancel {
  * The body of a command without arguments.
  */
 export interface Nothing3 {}
+/**
+ * Cancel the load that runs.
+ */
+export interface Cancel {
+  name: "cancel";
+  body?: Nothing4;
+  v: number;
+  id: string;
+}
+/**
+ * The body of a command without arguments.
+ */
+export interface Nothing4 {}
 /**
  * Give a runtime's memory back.
  */
@@ -516,14 +551,14 @@ export interface SendBody {
  */
 export interface Stop {
   name: "stop";
-  body?: Nothing4;
+  body?: Nothing5;
   v: number;
   id: string;
 }
 /**
  * The body of a command without arguments.
  */
-export interface Nothing4 {}
+export interface Nothing5 {}
 /**
  * Answer the question before this model turn once more.
  */
@@ -560,14 +595,14 @@ export interface EditTurnBody {
  */
 export interface Clear {
   name: "clear";
-  body?: Nothing5;
+  body?: Nothing6;
   v: number;
   id: string;
 }
 /**
  * The body of a command without arguments.
  */
-export interface Nothing5 {}
+export interface Nothing6 {}
 
 export const PROTOCOL_VERSION = 1;
 
@@ -720,6 +755,14 @@ export const SHAPES: Record<string, unknown> = {
     },
   },
   HeaderView: { type: "object", properties: { title: { type: "string" } } },
+  Holding: {
+    type: "object",
+    properties: {
+      place: { enum: ["disk", "gpu", "ram"] },
+      kind: { enum: ["kv", "layers"] },
+      size_bytes: { type: "integer" },
+    },
+  },
   LoadingEvent: {
     type: "object",
     properties: {
@@ -773,11 +816,12 @@ export const SHAPES: Record<string, unknown> = {
     properties: {
       reference: { type: "string" },
       name: { type: "string" },
-      group: { enum: ["In the catalog", "On this machine"] },
+      group: { enum: ["As typed", "In the catalog", "On the hub", "On this machine"] },
       facts: { type: "string" },
       verdict: { $ref: "Chip" },
       available: { type: "boolean" },
       reason: { type: "string", default: "" },
+      frees_bytes: { type: "integer", default: 0 },
     },
   },
   ModelsEvent: {
@@ -798,6 +842,8 @@ export const SHAPES: Record<string, unknown> = {
       chosen: { anyOf: [{ type: "string" }, { type: "null" }] },
       note: { type: "string" },
       searching: { type: "boolean", default: false },
+      more: { type: "boolean", default: false },
+      problem: { type: "string", default: "" },
     },
   },
   PlanEvent: {
@@ -839,7 +885,7 @@ export const SHAPES: Record<string, unknown> = {
       state: { enum: ["busy", "idle", "loading"] },
       current: { type: "boolean" },
       pinned: { type: "boolean" },
-      bars: { type: "array", items: { $ref: "Segment" } },
+      holdings: { type: "array", items: { $ref: "Holding" } },
       text: { type: "string" },
     },
   },

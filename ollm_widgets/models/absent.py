@@ -10,6 +10,7 @@ from ollm_widgets.models.capabilities import DEFAULT_REASONS, CapabilityProfile,
 from ollm_widgets.models.catalog import CatalogEntry
 from ollm_widgets.models.embedded import INSTALL_HINT
 from ollm_widgets.models.examination import unsupported_kind_text
+from ollm_widgets.models.hub_cache import is_offline
 from ollm_widgets.models.reference import ModelReference
 from ollm_widgets.models.resolved import ResolvedModel
 
@@ -119,13 +120,17 @@ def _suggestion(reference: ModelReference, catalog: Sequence[CatalogEntry]) -> s
 
 
 def download_hint(resolved: ResolvedModel, force: bool = False) -> str:
-    """Say how a person gets the files of a hub model."""
+    """Say how a person gets the files of a hub model: by loading it, unless offline."""
     command = f"hf download {resolved.repo_id}"
     if resolved.revision:
         command += f" --revision {resolved.revision}"
     if force:
         command += " --force-download"
-    hint = f"Download it once with `{command}`, then load again."
+    hint = (
+        f"HF_HUB_OFFLINE is set: download it once with `{command}`, then load again."
+        if is_offline()
+        else f"Load downloads it; so does `{command}`."
+    )
     entry = resolved.catalog_entry
     if entry is not None and entry.embedded:
         return f"{INSTALL_HINT} Or: {hint}"

@@ -6,17 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ollm_widgets.errors import UnsupportedModelError
-from ollm_widgets.models.config_file import read_config, read_json_object, read_text
+from ollm_widgets.models.config_file import read_text
+from ollm_widgets.models.files import MAX_TOKENIZER_CONFIG_BYTES, FolderFiles, ModelFiles
 from ollm_widgets.models.gguf_header import read_gguf_header
-from ollm_widgets.models.inventory import weight_files
+from ollm_widgets.models.inventory import shard_names, weight_files
 from ollm_widgets.models.kinds import modalities_of
 from ollm_widgets.models.safety import pickle_files
-from ollm_widgets.models.tensors import (
-    INDEX_NAME,
-    SINGLE_NAME,
-    read_safetensors_header,
-    read_shard_names,
-)
+from ollm_widgets.models.tensors import INDEX_NAME, SINGLE_NAME
 
 _TOKENIZER_FILES = (
     ("tokenizer.json",),
@@ -49,11 +45,24 @@ def find_gaps(path: Path) -> tuple[str, ...]:
         return tuple(_gguf_gaps(path))
     if not path.is_dir():
         return (f"{path} does not exist.",)
-    if not (path / "config.json").exists():
-        gguf_files = find_gguf_files(path)
-        if gguf_files:
-            return tuple(gap for file in gguf_files for gap in _gguf_gaps(file))
-    return (*_config_gaps(path), *_weight_gaps(path), *_tokenizer_gaps(path))
+    gguf_files = find_gguf_files(path)
+    files = FolderFiles(path)
+    if gguf_files and not files.has("config.json"):
+        return tuple(gap for file in gguf_files for gap in _gguf_gaps(file))
+    return find_gaps_in(files, gguf_files)
+
+
+def find_gaps_in(files: ModelFiles, gguf_files: tuple[Path, ...] = ()) -> tuple[str, ...]:
+    """List what a set of files lacks to be a model.
+
+    Parameters
+    ----------
+    files
+        The model's files, on this machine or elsewhere.
+    gguf_files
+        GGUF files that may stand in for safetensors.
+    """
+    return (*_config_gaps(files), *_weight_gaps(files, gguf_files), *_tokenizer_gaps(files))
 
 
 def find_gguf_files(folder: Path) -> tuple[Path, ...]:
@@ -67,61 +76,60 @@ def find_gguf_files(folder: Path) -> tuple[Path, ...]:
     )
 
 
-def has_tokenizer(folder: Path) -> bool:
-    """Whether the folder holds a tokenizer's files."""
-    if any(all((folder / name).is_file() for name in names) for names in _TOKENIZER_FILES):
+def has_tokenizer(files: ModelFiles) -> bool:
+    """Whether a tokenizer's files are there."""
+    names = files.names()
+    if any(all(name in names for name in group) for group in _TOKENIZER_FILES):
         return True
-    if any(path.suffix == ".tiktoken" for path in folder.iterdir()):
+    if any(name.endswith(".tiktoken") for name in names):
         return True
-    path = folder / "tokenizer_config.json"
-    if not path.is_file():
+    if "tokenizer_config.json" not in names:
         return False
     try:
-        return read_text(read_json_object(path), "tokenizer_class") in _BYTE_TOKENIZERS
+        tokenizer = files.read_json("tokenizer_config.json", MAX_TOKENIZER_CONFIG_BYTES)
     except UnsupportedModelError:
         return False
+    return read_text(tokenizer, "tokenizer_class") in _BYTE_TOKENIZERS
 
 
-def _config_gaps(folder: Path) -> Iterator[str]:
-    if not (folder / "config.json").exists():
-        yield f"{folder / 'config.json'} is missing."
+def _config_gaps(files: ModelFiles) -> Iterator[str]:
+    if not files.has("config.json"):
+        yield f"{files.place}/config.json is missing."
         return
     try:
-        config = read_config(folder)
+        config = files.read_json("config.json")
     except UnsupportedModelError as error:
         yield error.message
         return
-    if len(modalities_of(config)) > 1 and not any(
-        (folder / name).is_file() for name in _PROCESSOR_FILES
-    ):
-        yield f"{folder} has no processor ({' or '.join(_PROCESSOR_FILES)})."
+    if len(modalities_of(config)) > 1 and not any(files.has(name) for name in _PROCESSOR_FILES):
+        yield f"{files.place} has no processor ({' or '.join(_PROCESSOR_FILES)})."
 
 
-def _weight_gaps(folder: Path) -> Iterator[str]:
+def _weight_gaps(files: ModelFiles, gguf_files: tuple[Path, ...]) -> Iterator[str]:
     try:
-        files = weight_files(folder)
-        shard_names = {} if files in ((), (SINGLE_NAME,)) else read_shard_names(folder)
+        names = weight_files(files)
+        shards = {} if names in ((), (SINGLE_NAME,)) else shard_names(files)
     except UnsupportedModelError as error:
         yield error.message
         return
-    if not files:
-        if find_gguf_files(folder):
-            for file in find_gguf_files(folder):
-                yield from _gguf_gaps(file)
-            return
-        pickles = pickle_files(folder)
+    if not names and gguf_files:
+        for file in gguf_files:
+            yield from _gguf_gaps(file)
+    elif not names:
+        pickles = pickle_files(files)
         rest = f"; its pickle files ({', '.join(pickles)}) are never read" if pickles else ""
-        yield f"{folder} has no weights: neither {SINGLE_NAME} nor {INDEX_NAME}{rest}."
-    for name in files:
-        yield from _shard_gaps(folder / name, shard_names.get(name, ()))
+        yield f"{files.place} has no weights: neither {SINGLE_NAME} nor {INDEX_NAME}{rest}."
+    for name in names:
+        yield from _shard_gaps(files, name, shards.get(name, ()))
 
 
-def _shard_gaps(path: Path, expected: tuple[str, ...]) -> Iterator[str]:
-    if not path.exists():
+def _shard_gaps(files: ModelFiles, name: str, expected: tuple[str, ...]) -> Iterator[str]:
+    path = f"{files.place}/{name}"
+    if not files.has(name):
         yield f"{path} is missing."
         return
     try:
-        present = {header.name for header in read_safetensors_header(path)}
+        present = {header.name for header in files.tensor_headers(name)}
     except UnsupportedModelError as error:
         yield error.message
         return
@@ -130,9 +138,10 @@ def _shard_gaps(path: Path, expected: tuple[str, ...]) -> Iterator[str]:
         yield f"{path} lacks {len(lacking)} tensors that the index names, {lacking[0]!r} first."
 
 
-def _tokenizer_gaps(folder: Path) -> Iterator[str]:
-    if not has_tokenizer(folder):
-        yield f"{folder} has no tokenizer (tokenizer.json, tokenizer.model, or vocab and merges)."
+def _tokenizer_gaps(files: ModelFiles) -> Iterator[str]:
+    if not has_tokenizer(files):
+        names = "tokenizer.json, tokenizer.model, or vocab and merges"
+        yield f"{files.place} has no tokenizer ({names})."
 
 
 def _gguf_gaps(path: Path) -> Iterator[str]:

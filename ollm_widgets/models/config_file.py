@@ -36,22 +36,34 @@ def read_json_object(path: Path, limit_bytes: int = MAX_CONFIG_BYTES) -> JSONObj
     if not path.is_file():
         raise MalformedModelError(f"{path} is not a regular file.")
     with path.open("rb") as file:
-        content = file.read(limit_bytes + 1)
+        # A read reserves what it is asked for, so it is not asked for the limit.
+        content = file.read(min(path.stat().st_size, limit_bytes) + 1)
     if len(content) > limit_bytes:
         raise UnsafeModelError(
             f"{path} has {path.stat().st_size:,} bytes; at most {limit_bytes:,} are read.",
             hint="A file of this kind is a few kB; get the model again from its source.",
         )
+    return parse_json_object(str(path), content)
+
+
+def parse_json_object(source: str, content: bytes) -> JSONObject:
+    """Parse JSON whose content is an object; `source` names it in messages.
+
+    Raises
+    ------
+    MalformedModelError
+        When it is not JSON, or not an object.
+    """
     try:
         # The standard library's parser, since configs may hold Infinity and integers of any size.
         decoded: object = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise MalformedModelError(
-            f"{path} is not valid JSON: {error}.", hint="Get the file again from its source."
+            f"{source} is not valid JSON: {error}.", hint="Get the file again from its source."
         ) from error
     if not isinstance(decoded, dict):
         raise MalformedModelError(
-            f"{path} holds a JSON {type(decoded).__name__}, not an object.",
+            f"{source} holds a JSON {type(decoded).__name__}, not an object.",
             hint="Get the file again from its source.",
         )
     return decoded

@@ -61,6 +61,12 @@ def content_digest(
     return entry.sha256
 
 
+def remember_digest(path: Path, memory: Path, sha256: str) -> None:
+    """Remember the SHA-256 of a file that was computed while the file was written."""
+    stat = path.stat()
+    _store(memory, str(path), _Remembered(stat.st_size, stat.st_mtime_ns, sha256))
+
+
 def _load(memory: Path) -> dict[str, _Remembered]:
     try:
         return msgspec.json.decode(memory.read_bytes(), type=dict[str, _Remembered])

@@ -6,11 +6,44 @@ from collections.abc import Mapping
 
 from ollm_widgets.errors import UnsafeModelError
 from ollm_widgets.models.config_file import JSONObject, read_int, text_config
+from ollm_widgets.models.family_defaults import with_family_defaults
 from ollm_widgets.models.gguf_header import GGUFHeader
 from ollm_widgets.models.inventory import has_output_projection
 from ollm_widgets.models.shape import ModelShape
 
 MAX_LAYERS = 10_000
+
+_LAYERS = (
+    "decoder_layers",
+    "num_decoder_layers",
+    "num_hidden_layers",
+    "n_layer",
+    "num_layers",
+    "n_layers",
+)
+_WIDTH = ("hidden_size", "n_embd", "d_model", "dim")
+_HEADS = ("decoder_attention_heads", "num_attention_heads", "n_head", "num_heads", "n_heads")
+_FEED_FORWARD = (
+    "decoder_ffn_dim",
+    "intermediate_size",
+    "ffn_hidden_size",
+    "n_inner",
+    "ffn_dim",
+    "d_ff",
+)
+_CONTEXT = (
+    "max_target_positions",
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "seq_length",
+    "n_ctx",
+)
+# Their feed-forward block is four times as wide as the model unless the config says otherwise.
+_FOURFOLD = ("bloom", "falcon", "gpt2", "gpt_bigcode", "gptj")
+_LATENT_ATTENTION = ("deepseek_v2", "deepseek_v3")
+# No layer of these attends to earlier tokens; a state of fixed size stands in for them.
+_STATE_SPACE = ("falcon_mamba", "mamba", "mamba2", "rwkv", "xlstm")
 
 # Every n-th layer sees everything, in families whose configs may leave that to a default.
 _SLIDING_PERIODS = {"gemma2": 2, "gemma3_text": 6, "cohere2": 4}
@@ -32,37 +65,56 @@ def shape_from_config(config: JSONObject, own_output: bool | None = None) -> Mod
         ``None`` when layers, width or heads are not stated.
     """
     decoder = text_config(config)
-    layers = read_int(decoder, "num_hidden_layers", "n_layer", "num_layers", "n_layers")
-    hidden = read_int(decoder, "hidden_size", "n_embd", "d_model", "dim")
-    heads = read_int(decoder, "num_attention_heads", "n_head", "num_heads", "n_heads")
+    if decoder is not config:
+        decoder = with_family_defaults(decoder)
+    layers = read_int(decoder, *_LAYERS)
+    hidden = read_int(decoder, *_WIDTH)
+    heads = read_int(decoder, *_HEADS)
     if not layers or not hidden or not heads:
         return None
-    kv_heads = read_int(decoder, "num_key_value_heads", "num_kv_heads", "n_head_kv")
-    if kv_heads is None:
-        kv_heads = 1 if decoder.get("multi_query") is True else heads
+    _check_layers(layers)
+    kv_heads, head_dim = _cached_heads(decoder, hidden, heads)
     window = read_int(decoder, "sliding_window")
     if decoder.get("use_sliding_window") is False:
         window = None
-    intermediate = read_int(decoder, "intermediate_size", "n_inner", "ffn_dim", "d_ff")
-    if intermediate is None and decoder.get("model_type") == "gpt2":
-        intermediate = 4 * hidden
-    _check_layers(layers)
     return ModelShape(
         layers=layers,
         hidden_size=hidden,
-        intermediate_size=intermediate or 0,
+        intermediate_size=_intermediate_size(decoder, hidden),
         attention_heads=heads,
         kv_heads=kv_heads,
-        head_dim=read_int(decoder, "head_dim") or hidden // heads,
+        head_dim=head_dim,
         vocab_size=read_int(decoder, "vocab_size") or read_int(config, "vocab_size") or 0,
-        context_length=read_int(
-            decoder, "max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx"
-        )
-        or 0,
+        context_length=read_int(decoder, *_CONTEXT) or 0,
         sliding_window=window or None,
         layer_types=_layer_types(decoder, layers),
         tied_embeddings=_tied(config, decoder, own_output),
     )
+
+
+def _cached_heads(decoder: JSONObject, hidden: int, heads: int) -> tuple[int, int]:
+    """Key/value heads and their width, as the KV cache holds them."""
+    latent = read_int(decoder, "kv_lora_rank")
+    rotary = read_int(decoder, "qk_rope_head_dim")
+    if latent and rotary and decoder.get("model_type") in _LATENT_ATTENTION:
+        # Multi-head latent attention caches one latent and one rotary key for all heads
+        # (transformers, DeepseekV3Attention); half of both is the width of a key/value pair.
+        return 1, (latent + rotary) // 2
+    kv_heads = read_int(decoder, "num_key_value_heads", "num_kv_heads", "n_head_kv")
+    if decoder.get("multi_query") is True and decoder.get("new_decoder_architecture") is not True:
+        kv_heads = 1
+    return kv_heads or heads, read_int(decoder, "head_dim", "d_kv") or hidden // heads
+
+
+def _intermediate_size(decoder: JSONObject, hidden: int) -> int:
+    stated = decoder.get("intermediate_size")
+    if isinstance(stated, list):
+        sizes = [read_int({"intermediate_size": size}, "intermediate_size") for size in stated]
+        return max((size for size in sizes if size), default=0)
+    found = read_int(decoder, *_FEED_FORWARD)
+    if found is None and decoder.get("model_type") in _FOURFOLD:
+        return 4 * hidden
+    return found or 0
 
 
 def shape_from_gguf(header: GGUFHeader) -> ModelShape | None:
@@ -104,6 +156,8 @@ def _layer_types(decoder: JSONObject, layers: int) -> tuple[str, ...] | None:
     types = decoder.get("layer_types")
     if isinstance(types, list) and types and len(types) <= MAX_LAYERS:
         return tuple(str(kind) for kind in types)
+    if decoder.get("model_type") in _STATE_SPACE:
+        return ("linear_attention",) * layers
     period = read_int(decoder, "full_attention_interval")
     other = "linear_attention"
     if period is None and decoder.get("sliding_window"):

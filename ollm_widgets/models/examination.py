@@ -2,82 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from ollm_widgets.errors import (
-    MalformedModelError,
-    UnsafeModelError,
-    UnsupportedModelError,
-)
-from ollm_widgets.models.capabilities import Modality
+from ollm_widgets.errors import UnsafeModelError, UnsupportedModelError
 from ollm_widgets.models.catalog import GenericModelKind
-from ollm_widgets.models.completeness import find_gaps, find_gguf_files
-from ollm_widgets.models.config_file import (
-    JSONObject,
-    read_config,
-    read_json_object,
-    read_text,
-    text_config,
-)
-from ollm_widgets.models.dimensions import shape_from_config, shape_from_gguf
-from ollm_widgets.models.gguf_families import GGUF_FAMILIES
-from ollm_widgets.models.gguf_header import read_gguf_header
-from ollm_widgets.models.inventory import read_safetensors_inventory, sum_headers, weight_files
+from ollm_widgets.models.completeness import find_gaps, find_gaps_in, find_gguf_files
+from ollm_widgets.models.config_file import JSONObject, read_text, text_config
+from ollm_widgets.models.dimensions import shape_from_config
+from ollm_widgets.models.facts import Examination
+from ollm_widgets.models.files import MAX_TOKENIZER_CONFIG_BYTES, FolderFiles, ModelFiles
+from ollm_widgets.models.gguf_examination import examine_gguf
+from ollm_widgets.models.inventory import read_safetensors_inventory, weight_files
 from ollm_widgets.models.kinds import architecture_of, experts_of, generic_kind_of, modalities_of
-from ollm_widgets.models.resolved import Problem, WeightFormat
+from ollm_widgets.models.quantization import Quantization, read_quantization
 from ollm_widgets.models.safety import check_code, check_links, check_weight_formats, pickle_files
-from ollm_widgets.models.shape import ModelShape, WeightInventory
-from ollm_widgets.render.units import format_bytes
-
-# Quantized checkpoints that transformers expands to bfloat16 where the machine lacks a kernel.
-_EXPANDABLE = ("mxfp4", "fp8")
-
-
-@dataclass(frozen=True, slots=True)
-class Examination:
-    """What the files of a model say about it.
-
-    Parameters
-    ----------
-    path
-        Folder or GGUF file that would be loaded.
-    refusal, problem
-        Why the model cannot run, and which kind of error that is; ``None`` when it can.
-    gaps
-        What is missing before it can be loaded.
-
-    The other fields are those of `ResolvedModel` and `CapabilityProfile`.
-    """
-
-    path: Path
-    refusal: str | None = None
-    problem: Problem | None = None
-    gaps: tuple[str, ...] = ()
-    architecture: str | None = None
-    model_type: str | None = None
-    kind: GenericModelKind | None = None
-    modalities: tuple[Modality, ...] = ("text",)
-    shape: ModelShape | None = None
-    weights: WeightInventory | None = None
-    weight_format: WeightFormat | None = None
-    dtype: str | None = None
-    has_chat_template: bool | None = None
-    experts: int | None = None
-    active_experts: int | None = None
-    licence: str | None = None
-    details: tuple[str, ...] = ()
-
-    def refused(self, error: UnsupportedModelError) -> Examination:
-        """Copy that says `error` stands against the model; the first refusal stays."""
-        if self.refusal is not None:
-            return self
-        problem: Problem = "unsupported"
-        if isinstance(error, UnsafeModelError):
-            problem = "unsafe"
-        elif isinstance(error, MalformedModelError):
-            problem = "malformed"
-        return replace(self, refusal=str(error), problem=problem)
 
 
 def examine(path: Path) -> Examination:
@@ -85,13 +24,25 @@ def examine(path: Path) -> Examination:
 
     Never raises for what the files hold: damage and danger become the `refusal`.
     """
-    blank = Examination(path)
+    blank = Examination(path, str(path))
     try:
         return _examine(path)
     except UnsupportedModelError as error:
         return blank.refused(error)
     except OSError as error:
         return blank.refused(UnsupportedModelError(f"{path} cannot be read: {error}."))
+
+
+def examine_elsewhere(files: ModelFiles) -> Examination:
+    """Read a model whose files are not on this machine.
+
+    Never raises for what the files hold, only for what keeps them from being read.
+    """
+    try:
+        _require_model(files)
+        return _examine_files(files, None, find_gaps_in(files))
+    except UnsupportedModelError as error:
+        return Examination(None, files.place).refused(error)
 
 
 def _examine(path: Path) -> Examination:
@@ -102,28 +53,33 @@ def _examine(path: Path) -> Examination:
         raise UnsupportedModelError(f"{path}: no such {kind}.", hint="Check the path.")
     if not path.is_dir():
         raise UnsafeModelError(f"{path} is neither a folder nor a regular file.")
-    if (path / "adapter_config.json").exists() and not weight_files(path):
+    files = FolderFiles(path)
+    gguf_files = find_gguf_files(path)
+    if gguf_files and not weight_files(files):
+        return _examine_gguf_folder(path, gguf_files)
+    _require_model(files)
+    check_links(path)
+    return _examine_files(files, path, find_gaps(path))
+
+
+def _require_model(files: ModelFiles) -> None:
+    if files.has("adapter_config.json") and not weight_files(files):
         raise UnsupportedModelError(
-            f"{path} holds a PEFT adapter, not a model.",
+            f"{files.place} holds a PEFT adapter, not a model.",
             hint="Load its base model and name this folder as adapter_dir.",
         )
-    gguf_files = find_gguf_files(path)
-    if gguf_files and not weight_files(path):
-        return _examine_gguf_folder(path, gguf_files)
-    check_weight_formats(path)
-    if not (path / "config.json").exists():
+    check_weight_formats(files)
+    if not files.has("config.json"):
         raise UnsupportedModelError(
-            f"{path} has no config.json: not a model folder.",
+            f"{files.place} has no config.json: not a model folder.",
             hint="Name the folder that holds config.json and the weights.",
         )
-    check_links(path)
-    return _examine_folder(path)
 
 
 def _examine_file(path: Path) -> Examination:
     suffix = path.suffix.lower()
     if suffix == ".gguf":
-        return _examine_gguf(path)
+        return examine_gguf(path)
     if suffix == ".safetensors":
         if (path.parent / "config.json").exists():
             return _examine(path.parent)
@@ -144,90 +100,54 @@ def _examine_gguf_folder(folder: Path, files: tuple[Path, ...]) -> Examination:
             hint=f"Name one of them, for example {files[0]}.",
         )
     check_links(folder)
-    return _examine_gguf(files[0])
+    return examine_gguf(files[0])
 
 
-def _examine_folder(folder: Path) -> Examination:
-    config = read_config(folder)
-    decoder = text_config(config)
-    experts, active = experts_of(decoder)
+def _examine_files(files: ModelFiles, path: Path | None, gaps: tuple[str, ...]) -> Examination:
+    config = files.read_json("config.json")
+    quantization = read_quantization(config)
+    experts, active = experts_of(text_config(config))
     found = Examination(
-        folder,
+        path,
+        files.place,
         architecture=architecture_of(config),
         model_type=read_text(config, "model_type"),
         kind=generic_kind_of(config),
         modalities=modalities_of(config),
-        has_chat_template=_has_chat_template(folder),
+        has_chat_template=_has_chat_template(files),
         experts=experts,
         active_experts=active,
         dtype=read_text(config, "dtype", "torch_dtype"),
-        gaps=find_gaps(folder),
-        details=_folder_details(folder, config),
+        quantization=quantization,
+        gaps=gaps,
+        details=_details(files, quantization),
     )
     try:
-        check_code(folder, config)
+        check_code(files, config)
         found = replace(found, shape=shape_from_config(config))
-        _refuse_quantization(folder, config)
+        _refuse_quantization(files, quantization)
         _refuse_kind(found)
     except UnsupportedModelError as error:
         found = found.refused(error)
     try:
-        files = weight_files(folder)
-        if files and all((folder / name).exists() for name in files):
-            weights, own_output = read_safetensors_inventory(folder)
-            found = replace(
-                found,
-                weights=weights,
-                weight_format="safetensors",
-                dtype=weights.dtype,
-                shape=shape_from_config(config, own_output) if found.shape else None,
-            )
+        return _with_weights(found, files, config)
     except UnsupportedModelError as error:
-        found = found.refused(error)
-    return found
+        return found.refused(error)
 
 
-def _examine_gguf(path: Path) -> Examination:
-    header = read_gguf_header(path)
-    name = header.text("general.architecture") or "unknown"
-    family = GGUF_FAMILIES.get(name)
-    weights = sum_headers(header.tensors, (path.name,))
-    prefix = f"{name}."
-    found = Examination(
-        path,
-        architecture=family.architecture if family else None,
-        model_type=family.model_type if family else name,
-        kind="causal-lm" if family else None,
-        shape=shape_from_gguf(header),
+def _with_weights(found: Examination, files: ModelFiles, config: JSONObject) -> Examination:
+    names = weight_files(files)
+    if not names or not all(files.has(name) for name in names):
+        return found
+    layers = found.shape.layers if found.shape else None
+    weights, own_output = read_safetensors_inventory(files, found.quantization, layers)
+    return replace(
+        found,
         weights=weights,
-        weight_format="gguf",
+        weight_format="safetensors",
         dtype=weights.dtype,
-        has_chat_template=header.text("tokenizer.chat_template") is not None,
-        experts=header.integer(prefix + "expert_count") or None,
-        active_experts=header.integer(prefix + "expert_used_count") or None,
-        licence=header.text("general.license"),
-        gaps=find_gaps(path),
-        details=(
-            f"GGUF in {weights.dtype}: expanded once to bfloat16 safetensors "
-            f"({format_bytes(2 * weights.parameters)}) in the cache before its first load.",
-        ),
+        shape=shape_from_config(config, own_output) if found.shape else None,
     )
-    if (header.integer("split.count") or 1) > 1:
-        return found.refused(
-            UnsupportedModelError(
-                f"{path} is one of {header.integer('split.count')} parts of a split GGUF model.",
-                hint="Join the parts with llama-gguf-split --merge, or use safetensors.",
-            )
-        )
-    if family is None:
-        return found.refused(
-            UnsupportedModelError(
-                f"{path} holds a {name!r} model; the GGUF architectures that can be converted are "
-                f"{', '.join(sorted(GGUF_FAMILIES))}.",
-                hint="Use a safetensors version of the model.",
-            )
-        )
-    return found
 
 
 def _refuse_kind(found: Examination) -> None:
@@ -251,47 +171,36 @@ def unsupported_kind_text(kind: GenericModelKind) -> str:
     )
 
 
-def _refuse_quantization(folder: Path, config: JSONObject) -> None:
-    method = quantization_method(config)
-    if method is not None and method not in _EXPANDABLE:
+def _refuse_quantization(files: ModelFiles, quantization: Quantization | None) -> None:
+    if quantization is not None and not quantization.runs:
         raise UnsupportedModelError(
-            f"{folder} is quantized with {method}, whose kernels are not part of this version; "
-            f"plain and {' and '.join(_EXPANDABLE)} checkpoints run.",
+            f"{files.place} is {quantization.reason}",
             hint="Use the version of the model that is not quantized.",
         )
 
 
-def quantization_method(config: JSONObject) -> str | None:
-    """Name the method of a quantized checkpoint, or ``None`` for a plain one."""
-    stated = config.get("quantization_config") or text_config(config).get("quantization_config")
-    if not isinstance(stated, dict):
-        return None
-    return read_text(stated, "quant_method") or "an unnamed method"
-
-
-def _folder_details(folder: Path, config: JSONObject) -> tuple[str, ...]:
+def _details(files: ModelFiles, quantization: Quantization | None) -> tuple[str, ...]:
     details: list[str] = []
-    method = quantization_method(config)
-    if method in _EXPANDABLE:
+    if quantization is not None and quantization.runs:
         details.append(
-            f"Stored in {method}; transformers expands it to bfloat16 where the machine has no "
-            "kernel for it."
+            f"Stored in {quantization.method}; transformers expands it to bfloat16 where the "
+            "machine has no kernel for it."
         )
-    elif method is not None:
-        details.append(f"Quantized with {method}.")
-    pickles = pickle_files(folder)
-    if pickles and weight_files(folder):
+    elif quantization is not None:
+        details.append(f"Quantized with {quantization.title}.")
+    pickles = pickle_files(files)
+    if pickles and weight_files(files):
         details.append(f"Pickle files beside the safetensors are ignored: {', '.join(pickles)}.")
     return tuple(details)
 
 
-def _has_chat_template(folder: Path) -> bool:
-    if any((folder / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
+def _has_chat_template(files: ModelFiles) -> bool:
+    if any(files.has(name) for name in ("chat_template.jinja", "chat_template.json")):
         return True
-    path = folder / "tokenizer_config.json"
-    if not path.is_file():
+    if not files.has("tokenizer_config.json"):
         return False
     try:
-        return bool(read_json_object(path, 100_000_000).get("chat_template"))
+        tokenizer = files.read_json("tokenizer_config.json", MAX_TOKENIZER_CONFIG_BYTES)
     except UnsupportedModelError:
         return False
+    return bool(tokenizer.get("chat_template"))

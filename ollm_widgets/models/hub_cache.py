@@ -134,6 +134,13 @@ def _gaps_or_error(snapshot: Path, gaps_of: GapFinder) -> tuple[str, ...]:
         return (f"{snapshot} cannot be read: {error}.",)
 
 
+def is_offline() -> bool:
+    """Whether ``huggingface_hub`` was told to stay away from the network."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
 def hub_address() -> str:
     """Address of the hub that ``huggingface_hub`` is set up for, without a slash at its end."""
     from huggingface_hub import constants

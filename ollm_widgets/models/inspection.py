@@ -6,7 +6,8 @@ from pathlib import Path
 
 from ollm_widgets.models.capabilities import DEFAULT_REASONS, CapabilityProfile, Reason
 from ollm_widgets.models.catalog import CatalogEntry
-from ollm_widgets.models.examination import Examination, examine
+from ollm_widgets.models.examination import examine
+from ollm_widgets.models.facts import Examination
 from ollm_widgets.models.reference import ModelReference
 from ollm_widgets.models.resolved import ResolvedModel, SourceKind
 
@@ -40,13 +41,30 @@ def inspect_materialized_model(  # noqa: PLR0917  (a public signature, called by
     """
     if isinstance(reference, str):
         reference = ModelReference.parse(reference)
-    found = examine(path)
+    return describe(reference, examine(path), source_kind, repo_id, revision, catalog_entry)
+
+
+def describe(  # noqa: PLR0917  (the order of `inspect_materialized_model`)
+    reference: ModelReference,
+    found: Examination,
+    source_kind: SourceKind,
+    repo_id: str | None = None,
+    revision: str | None = None,
+    catalog_entry: CatalogEntry | None = None,
+) -> ResolvedModel:
+    """Put what an examination found together with how the model was asked for.
+
+    Parameters
+    ----------
+    found
+        The examination's facts; the other parameters are those of `inspect_materialized_model`.
+    """
     entry = catalog_entry
     name = entry.alias if entry is not None else repo_id
     return ResolvedModel(
         reference=reference,
         source_kind=source_kind,
-        normalized_name=name or str(path),
+        normalized_name=name or found.place,
         capabilities=_profile(found, entry),
         model_path=found.path,
         repo_id=repo_id,
@@ -68,8 +86,8 @@ def _message(found: Examination) -> str:
     if found.refusal is not None:
         return found.refusal
     if found.gaps:
-        return f"Found at {found.path}, incomplete: {' '.join(found.gaps)}"
-    return f"Found at {found.path}."
+        return f"Found at {found.place}, incomplete: {' '.join(found.gaps)}"
+    return f"Found at {found.place}."
 
 
 def _profile(found: Examination, entry: CatalogEntry | None) -> CapabilityProfile:
@@ -91,11 +109,17 @@ def _profile(found: Examination, entry: CatalogEntry | None) -> CapabilityProfil
         bytes_on_disk=weights.total_bytes if weights else None,
         dtype=found.dtype,
         context_length=(shape.context_length or None) if shape else None,
-        layers=shape.layers if shape else None,
+        layers=_layers(found),
         has_chat_template=found.has_chat_template,
         experts=found.experts,
         active_experts=found.active_experts,
         licence=found.licence or (entry.licence if entry else None),
-        gated=entry.gated if entry else None,
+        gated=found.gated if found.gated is not None else (entry.gated if entry else None),
         reasons=tuple(reasons),
     )
+
+
+def _layers(found: Examination) -> int | None:
+    if found.shape is not None:
+        return found.shape.layers
+    return len(found.weights.layer_bytes) or None if found.weights else None

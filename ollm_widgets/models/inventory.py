@@ -5,40 +5,61 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from ollm_widgets.errors import MalformedModelError
+from ollm_widgets.models.files import ModelFiles
+from ollm_widgets.models.quantization import Quantization, logical_elements
 from ollm_widgets.models.shape import WeightInventory
 from ollm_widgets.models.tensors import (
     INDEX_NAME,
+    MAX_INDEX_BYTES,
     SINGLE_NAME,
     TensorHeader,
-    read_safetensors_header,
-    read_shard_names,
+    shards_of_index,
 )
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block|blk)\.(\d+)\.")
-_TOWER = re.compile(r"(?:^|[._])(?:vision|visual|image|audio|speech|encoder|mtp)(?:[._]|$)")
+_TOWER = re.compile(
+    r"(?:^|[._])(?:vision|visual|image|audio|speech|encoder|mtp"
+    r"|resampler|projector|connector|qformer)(?:[._]|$)"
+)
 _EMBEDDING = re.compile(
-    r"(?:^|\.)(?:embed_tokens|wte|embed_in|word_embeddings|tok_embeddings|token_embd|shared)\.weight$"
+    r"(?:^|\.)(?:embed_tokens|wte|embed_in|word_embeddings|tok_embeddings|token_embd|shared|embeddings)\.weight$"
 )
 _OUTPUT = re.compile(r"(?:^|\.)(?:lm_head|embed_out|output)\.weight$")
 
 
-def weight_files(folder: Path) -> tuple[str, ...]:
+def weight_files(files: ModelFiles) -> tuple[str, ...]:
     """Name the safetensors files that transformers would load, whether or not they exist.
 
     Like transformers: ``model.safetensors`` first, else the shards of the index.
     """
-    if (folder / SINGLE_NAME).exists():
+    if files.has(SINGLE_NAME):
         return (SINGLE_NAME,)
-    if (folder / INDEX_NAME).exists():
-        return tuple(read_shard_names(folder))
+    if files.has(INDEX_NAME):
+        return tuple(shard_names(files))
     return ()
 
 
-def read_safetensors_inventory(folder: Path) -> tuple[WeightInventory, bool]:
-    """Sum the headers of a folder's safetensors files.
+def shard_names(files: ModelFiles) -> dict[str, tuple[str, ...]]:
+    """Read the safetensors index: the tensors that each shard should hold."""
+    index = files.read_json(INDEX_NAME, MAX_INDEX_BYTES)
+    return shards_of_index(f"{files.place}/{INDEX_NAME}", index)
+
+
+def read_safetensors_inventory(
+    files: ModelFiles,
+    quantization: Quantization | None = None,
+    layers: int | None = None,
+) -> tuple[WeightInventory, bool]:
+    """Sum the headers of a model's safetensors files.
+
+    Parameters
+    ----------
+    files
+        The model's files.
+    quantization, layers
+        See `sum_headers`.
 
     Returns
     -------
@@ -50,11 +71,11 @@ def read_safetensors_inventory(folder: Path) -> tuple[WeightInventory, bool]:
     MalformedModelError
         When a file is damaged or missing.
     """
-    files = weight_files(folder)
-    if not files:
-        raise MalformedModelError(f"{folder} holds no {SINGLE_NAME} and no {INDEX_NAME}.")
-    headers = [header for name in files for header in read_safetensors_header(folder / name)]
-    return sum_headers(headers, files), has_output_projection(headers)
+    names = weight_files(files)
+    if not names:
+        raise MalformedModelError(f"{files.place} holds no {SINGLE_NAME} and no {INDEX_NAME}.")
+    headers = [header for name in names for header in files.tensor_headers(name)]
+    return sum_headers(headers, names, quantization, layers), has_output_projection(headers)
 
 
 def has_output_projection(headers: Iterable[TensorHeader]) -> bool:
@@ -62,14 +83,32 @@ def has_output_projection(headers: Iterable[TensorHeader]) -> bool:
     return any(_OUTPUT.search(header.name) for header in headers)
 
 
-def sum_headers(headers: Sequence[TensorHeader], files: tuple[str, ...]) -> WeightInventory:
-    """Sort tensors into decoder layers, embedding and the rest, and add them up."""
+def sum_headers(
+    headers: Sequence[TensorHeader],
+    files: tuple[str, ...],
+    quantization: Quantization | None = None,
+    layers: int | None = None,
+) -> WeightInventory:
+    """Sort tensors into decoder layers, embedding and the rest, and add them up.
+
+    Parameters
+    ----------
+    headers
+        The tensors.
+    files
+        Names of the files that hold them.
+    quantization
+        How the checkpoint is quantized; ``None`` for a plain one.
+    layers
+        Decoder layers that the config states: further ones, which predict several tokens ahead,
+        are no part of the decoder.
+    """
     layer_bytes: Counter[int] = Counter()
     layer_parameters: Counter[int] = Counter()
     elements_of_dtype: Counter[str] = Counter()
     embedding_bytes = embedding_parameters = other_bytes = other_parameters = 0
     for header in headers:
-        elements = _logical_elements(header)
+        elements = logical_elements(header, quantization)
         elements_of_dtype[header.dtype] += elements
         layer = None if _TOWER.search(header.name) else _LAYER.search(header.name)
         if layer is not None:
@@ -83,6 +122,7 @@ def sum_headers(headers: Sequence[TensorHeader], files: tuple[str, ...]) -> Weig
             other_parameters += elements
     # Numbers that leave a gap are no layers of the decoder (a stray index, a side network).
     count = next((n for n in range(len(layer_bytes) + 1) if n not in layer_bytes), 0)
+    count = min(count, layers or count)
     stray = [n for n in layer_bytes if n >= count]
     return WeightInventory(
         total_bytes=sum(header.size_bytes for header in headers),
@@ -96,13 +136,3 @@ def sum_headers(headers: Sequence[TensorHeader], files: tuple[str, ...]) -> Weig
         other_parameters=other_parameters + sum(layer_parameters[n] for n in stray),
         files=files,
     )
-
-
-def _logical_elements(header: TensorHeader) -> int:
-    # MXFP4 checkpoints pack two weights into each byte of "..._blocks" and keep the blocks'
-    # exponents in "..._scales", which are no parameters.
-    if header.dtype == "uint8" and header.name.endswith("_blocks"):
-        return header.elements * 2
-    if header.dtype == "uint8" and header.name.endswith("_scales"):
-        return 0
-    return header.elements

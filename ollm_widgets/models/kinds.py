@@ -11,6 +11,16 @@ _AUDIO_KEYS = ("audio_config", "audio_encoder_config", "speech_config")
 _CAUSAL_SUFFIXES = ("ForCausalLM", "LMHeadModel")
 _IMAGE_SUFFIXES = ("ForVision2Seq", "ForImageTextToText")
 _GENERATING_SUFFIXES = (*_CAUSAL_SUFFIXES, *_IMAGE_SUFFIXES, "ForConditionalGeneration")
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+_ACTIVE_EXPERTS = (
+    "num_experts_per_tok",
+    "experts_per_token",
+    "num_experts_per_token",
+    "moe_top_k",
+    "moe_topk",
+    "moe_k",
+    "top_k_experts",
+)
 _SPEECH_TYPES = ("whisper", "speech_to_text", "moonshine", "speech-encoder-decoder")
 _CAUSAL_TYPES = frozenset((
     "cohere", "cohere2", "falcon", "gemma", "gemma2", "gemma3_text", "glm", "glm4", "gpt2",
@@ -72,12 +82,10 @@ def generic_kind_of(config: JSONObject) -> GenericModelKind | None:
 
 def experts_of(decoder: JSONObject) -> tuple[int | None, int | None]:
     """Experts per layer and experts a token uses; ``(None, None)`` for a dense model."""
-    experts = read_int(
-        decoder, "num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"
-    )
+    inner = decoder.get("ffn_config")
+    if isinstance(inner, dict):
+        decoder = {**inner, **decoder}
+    experts = read_int(decoder, *_EXPERTS)
     if not experts or experts < 2:
         return None, None
-    active = read_int(
-        decoder, "num_experts_per_tok", "experts_per_token", "num_experts_per_token", "moe_top_k"
-    )
-    return experts, active
+    return experts, read_int(decoder, *_ACTIVE_EXPERTS)

@@ -16,6 +16,7 @@ _PATH_PREFIXES = ("/", "./", "../", "~")
 _WINDOWS_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 _WEIGHT_SUFFIXES = (".gguf", ".safetensors")
+_LONGEST_TEXT = 4_096  # the longest path on Linux
 _EXAMPLES = (
     "Name a catalog alias (smollm2-135m), a hub repository (org/name) or a folder (./model)."
 )
@@ -58,14 +59,20 @@ class ModelReference:
         Raises
         ------
         ModelReferenceError
-            When the text is empty, holds control characters, or misses the part before or
-            after its ``@``.
+            When the text is empty, too long, holds control characters, or misses the part
+            before or after its ``@``.
         """
         if isinstance(text, os.PathLike):
             return cls._from_path(os.fspath(text), os.fspath(text))
         raw = text.strip()
         if not raw:
             raise ModelReferenceError("The model reference is empty.", hint=_EXAMPLES)
+        if len(raw) > _LONGEST_TEXT:
+            raise ModelReferenceError(
+                f"The model reference has {len(raw):,} characters; at most {_LONGEST_TEXT:,} "
+                "can name a model.",
+                hint=_EXAMPLES,
+            )
         control = _CONTROL_CHARACTER.search(raw)
         if control:
             raise ModelReferenceError(

@@ -43,6 +43,7 @@ class ModelResolver:
         self._hub_cache_dir = hub_cache_dir
         self._inspections: FolderMemo[ResolvedModel] = FolderMemo()
         self._gaps: FolderMemo[tuple[str, ...]] = FolderMemo()
+        self._remote: dict[tuple[str, str | None], ResolvedModel] = {}
 
     @property
     def catalog(self) -> tuple[CatalogEntry, ...]:
@@ -89,9 +90,14 @@ class ModelResolver:
                 return self._resolve_entry(reference, entry, models_dir)
             return self._resolve_repo(reference, reference.identifier, models_dir)
         managed = models_dir / reference.materialization_name()
-        if managed.is_dir():
+        if _is_folder(managed):
             return self._inspect(reference, managed, "local-path", revision=reference.revision)
         return unknown_model(reference, managed, self._catalog)
+
+    def remember(self, remote: ResolvedModel) -> None:
+        """Answer with what `inspect_remote` found for as long as the files are not here."""
+        if remote.repo_id is not None and remote.model_path is None:
+            self._remote[remote.repo_id.casefold(), remote.revision] = remote
 
     def discover_local_models(self, models_dir: Path | None = None) -> tuple[ResolvedModel, ...]:
         """List the models on this machine: managed folders, then the hub's cache, each sorted.
@@ -150,7 +156,8 @@ class ModelResolver:
         gguf = embedded_gguf() if entry.embedded else None
         if gguf is not None:
             return self._resolve_embedded(reference, entry, gguf)
-        return absent_catalog_model(reference, entry, self._looked_in(folders))
+        remote = self._remembered(reference, entry.repo_id, entry)
+        return remote or absent_catalog_model(reference, entry, self._looked_in(folders))
 
     def _resolve_embedded(
         self, reference: ModelReference, entry: CatalogEntry, gguf: Path
@@ -170,21 +177,37 @@ class ModelResolver:
             repo_id, reference.revision, self._hub_cache_dir, self._gaps_of
         )
         if path is None:
+            remote = self._remembered(reference, repo_id, None)
             entry = alias_of_repo(repo_id, self._catalog)
-            return absent_hub_model(reference, repo_id, self._looked_in(folders), entry)
+            looked_in = self._looked_in(folders)
+            return remote or absent_hub_model(reference, repo_id, looked_in, entry)
         return self._inspect(
             reference, path, "hugging-face", repo_id=repo_id, revision=reference.revision
+        )
+
+    def _remembered(
+        self, reference: ModelReference, repo_id: str, entry: CatalogEntry | None
+    ) -> ResolvedModel | None:
+        found = self._remote.get((repo_id.casefold(), reference.revision))
+        if found is None:
+            return None
+        return replace(
+            found,
+            reference=reference,
+            source_kind="hugging-face" if entry is None else "builtin",
+            normalized_name=repo_id if entry is None else entry.alias,
+            catalog_entry=entry,
         )
 
     def _complete(self, folders: Sequence[Path]) -> Path | None:
         """First folder that is there and has no gaps."""
         return next(
-            (folder for folder in folders if folder.is_dir() and not self._gaps_of(folder)), None
+            (folder for folder in folders if _is_folder(folder) and not self._gaps_of(folder)), None
         )
 
     def _looked_in(self, folders: Sequence[Path]) -> str:
         for folder in folders:
-            if folder.is_dir():
+            if _is_folder(folder):
                 gaps = self._gaps_of(folder)
                 return f"{folder} is incomplete, {len(gaps)} gaps: {' '.join(gaps)}"
         return f"looked in {', '.join(map(str, folders))} and the hub cache"
@@ -240,6 +263,14 @@ def _managed_folders(
     if alias is not None:
         names.append(alias)
     return [models_dir / name for name in dict.fromkeys(names)]
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        # A name that no file can have: too long, or of characters that the disk does not know.
+        return False
 
 
 def _visible_models(models_dir: Path) -> Iterator[Path]:

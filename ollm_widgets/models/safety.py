@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ollm_widgets.errors import UnsafeModelError
-from ollm_widgets.models.config_file import JSONObject, read_config, read_json_object
+from ollm_widgets.models.config_file import JSONObject
+from ollm_widgets.models.files import MAX_TOKENIZER_CONFIG_BYTES, FolderFiles, ModelFiles
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 MAX_ENTRIES = 10_000
@@ -28,9 +29,10 @@ def check_folder(folder: Path) -> None:
         When ``config.json`` exists and cannot be parsed.
     """
     check_links(folder)
-    check_weight_formats(folder)
-    if (folder / "config.json").exists():
-        check_code(folder, read_config(folder))
+    files = FolderFiles(folder)
+    check_weight_formats(files)
+    if files.has("config.json"):
+        check_code(files, files.read_json("config.json"))
 
 
 def check_links(folder: Path) -> None:
@@ -52,38 +54,36 @@ def check_links(folder: Path) -> None:
             )
 
 
-def pickle_files(folder: Path) -> tuple[str, ...]:
-    """Names of the folder's pickle files, sorted."""
-    return tuple(
-        sorted(path.name for path in folder.iterdir() if path.suffix.lower() in PICKLE_SUFFIXES)
-    )
+def pickle_files(files: ModelFiles) -> tuple[str, ...]:
+    """Names of the model's pickle files, sorted."""
+    return tuple(name for name in files.names() if name.lower().endswith(PICKLE_SUFFIXES))
 
 
-def check_weight_formats(folder: Path) -> None:
-    """Refuse a folder whose only weights are pickle files."""
-    pickles = pickle_files(folder)
+def check_weight_formats(files: ModelFiles) -> None:
+    """Refuse a model whose only weights are pickle files."""
+    pickles = pickle_files(files)
     if not pickles:
         return
-    safe = any(path.suffix.lower() in (".safetensors", ".gguf") for path in folder.iterdir())
+    safe = any(name.lower().endswith((".safetensors", ".gguf")) for name in files.names())
     if not safe:
         raise UnsafeModelError(
-            f"{folder} holds its weights as pickle only ({', '.join(pickles[:3])}"
+            f"{files.place} holds its weights as pickle only ({', '.join(pickles[:3])}"
             f"{', ...' if len(pickles) > 3 else ''}); reading pickle can run any code.",
             hint="Use a safetensors version of the model, or convert it to safetensors where "
             "you trust its source.",
         )
 
 
-def check_code(folder: Path, config: JSONObject) -> None:
-    """Refuse a model whose configs ask transformers to import code from the folder."""
+def check_code(files: ModelFiles, config: JSONObject) -> None:
+    """Refuse a model whose configs ask transformers to import code that comes with it."""
     configs = [("config.json", config)]
     for name in _CODE_FILES:
-        if (folder / name).is_file():
-            configs.append((name, read_json_object(folder / name, 100_000_000)))
+        if files.has(name):
+            configs.append((name, files.read_json(name, MAX_TOKENIZER_CONFIG_BYTES)))
     for name, content in configs:
         if content.get("auto_map"):
             raise UnsafeModelError(
-                f"{folder / name} asks for code that comes with the model (auto_map); remote "
+                f"{files.place}/{name} asks for code that comes with the model (auto_map); remote "
                 "code is never run.",
                 hint="Use a version of the model that transformers supports by itself.",
             )

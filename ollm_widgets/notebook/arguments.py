@@ -16,7 +16,7 @@ from ollm_widgets.planning.config import (
     SelectorProfile,
 )
 
-COMMANDS = ("plan", "load", "list", "info", "unload")
+COMMANDS = ("plan", "load", "list", "search", "info", "download", "rm", "unload")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -39,15 +39,25 @@ def line_parser() -> argparse.ArgumentParser:
         prog="%ollm",
         description="Run language models in this kernel. Without a command: the workbench.",
     )
-    commands = parser.add_subparsers(dest="command", metavar="plan|load|list|info|unload")
+    commands = parser.add_subparsers(dest="command", metavar="|".join(COMMANDS))
     plan = commands.add_parser("plan", help="what would run, does it fit, how fast; loads nothing")
     load = commands.add_parser("load", help="load a model, or return it if it is loaded")
     for command in (plan, load):
         command.add_argument("model", nargs="?", help="alias, hub id, folder or GGUF file")
         _add_config_options(command)
     commands.add_parser("list", help="models of the catalog and on this machine")
+    search = commands.add_parser("search", help="models on this machine and on the hub")
+    search.add_argument("words", nargs="+", help="words of the name")
+    search.add_argument("--page", type=int, default=1, metavar="N")
+    search.add_argument("--local", action="store_true", help="do not ask the hub")
     info = commands.add_parser("info", help="what a model is and can do")
     info.add_argument("model", nargs="?", help="a reference; by default the model in use")
+    download = commands.add_parser("download", help="bring a model's files to this machine")
+    download.add_argument("model", help="alias or hub id")
+    download.add_argument("--force", action="store_true", help="fetch again what is here")
+    remove = commands.add_parser("rm", help="delete a model's files; asks first")
+    remove.add_argument("model", help="alias, hub id or managed folder")
+    remove.add_argument("--yes", action="store_true", help="do not ask")
     unload = commands.add_parser("unload", help="give a model's memory back")
     unload.add_argument("model", nargs="?", help="a loaded model; by default the one in use")
     unload.add_argument("--all", action="store_true", help="every loaded model")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 from ollm_widgets.errors import ConfigError, OllmError
 from ollm_widgets.models.catalog import DEFAULT_ALIAS
+from ollm_widgets.models.hub_cache import is_offline
 from ollm_widgets.notebook.arguments import (
     COMMANDS,
     cell_parser,
@@ -16,7 +18,7 @@ from ollm_widgets.notebook.arguments import (
 )
 from ollm_widgets.notebook.progress import ProgressLine
 from ollm_widgets.planning.config import RuntimeConfig
-from ollm_widgets.render.units import format_memory
+from ollm_widgets.render.units import format_bytes, format_memory
 from ollm_widgets.runtime.completion import Completion
 
 if TYPE_CHECKING:
@@ -55,7 +57,10 @@ class Commands:
             "plan": self._plan,
             "load": self._load,
             "list": self._list,
+            "search": self._search,
             "info": self._info,
+            "download": self._download,
+            "rm": self._remove,
             "unload": self._unload,
         }
         return run[arguments.command](arguments)
@@ -88,7 +93,57 @@ class Commands:
         if arguments.model is None and self._session.runtime is not None:
             return self._session.runtime
         model = self._model(arguments)
-        return manager.get(model) or manager.loader.resolve(model)
+        runtime = manager.get(model)
+        if runtime is not None:
+            return runtime
+        resolved = manager.loader.resolve(model)
+        absent = resolved.model_path is None and resolved.is_downloadable()
+        if absent and not is_offline():
+            return manager.loader.inspect_remote(model)
+        return resolved
+
+    def _search(self, arguments: argparse.Namespace) -> Any:
+        from ollm_widgets.models.search import search_models
+        from ollm_widgets.notebook.listing import SearchListing
+
+        page = search_models(
+            " ".join(arguments.words),
+            page=arguments.page,
+            where=("machine",) if arguments.local or is_offline() else ("machine", "hub"),
+            resolver=self._session.manager.loader.resolver,
+        )
+        return SearchListing(page)
+
+    def _download(self, arguments: argparse.Namespace) -> None:
+        loader = self._session.manager.loader
+        cancel = threading.Event()
+        with ProgressLine(arguments.model) as line:
+            try:
+                folder = loader.download(arguments.model, None, arguments.force, line.show, cancel)
+            except KeyboardInterrupt:
+                line.end("was interrupted; downloading again goes on from there,")
+                return
+        print(f"{arguments.model} is at {folder}.")
+
+    def _remove(self, arguments: argparse.Namespace) -> None:
+        deletion = self._session.plan_removal(arguments.model)
+        what = f"{deletion.what}, {format_bytes(deletion.bytes)}"
+        if not arguments.yes:
+            try:
+                answer = input(f"Delete {what}? [y/N] ")
+            except (EOFError, NotImplementedError, RuntimeError):
+                # A notebook that is run without a person has nobody to ask.
+                raise ConfigError(
+                    "%ollm rm",
+                    f"this would delete {what}, and nobody can be asked here.",
+                    hint="Add --yes to delete without asking.",
+                ) from None
+            if answer.strip().casefold() not in ("y", "yes"):
+                print("Nothing was deleted.")
+                return
+        freed_bytes = deletion.run()
+        self._session.browser.refresh()
+        print(f"Deleted, {format_bytes(freed_bytes)} freed.")
 
     def _unload(self, arguments: argparse.Namespace) -> None:
         manager = self._session.manager

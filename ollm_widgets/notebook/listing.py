@@ -1,4 +1,4 @@
-"""What ``%ollm list`` shows."""
+"""What ``%ollm list`` and ``%ollm search`` show."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 from ollm_widgets.render.card import Card, Row
 from ollm_widgets.render.renderable import Renderable
+from ollm_widgets.render.units import format_bytes, format_count
 
 if TYPE_CHECKING:
+    from ollm_widgets.models.found import FoundModel, SearchPage
     from ollm_widgets.session.shelf import ListedModel
 
 
@@ -29,3 +31,39 @@ class ModelListing(Renderable):
                 for model in self.models
             ),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class SearchListing(Renderable):
+    """One page of a search."""
+
+    page: SearchPage
+
+    def card(self) -> Card:
+        """One row a model, and what is missing."""
+        page = self.page
+        rows = [Row(model.name, _facts(model)) for model in page.items]
+        if page.has_more:
+            rows.append(Row("", f"More with --page {page.page + 1}."))
+        if page.hub_problem:
+            rows.append(Row("", page.hub_problem, "warn"))
+        return Card(
+            title="Search",
+            subtitle=f"page {page.page}" if page.items else "nothing found",
+            rows=tuple(rows),
+        )
+
+
+def _facts(model: FoundModel) -> str:
+    facts: list[str] = [model.where]
+    if model.parameters:
+        facts.append(f"{format_count(model.parameters)} parameters")
+    if model.bytes_on_disk:
+        facts.append(format_bytes(model.bytes_on_disk))
+    if model.downloads is not None:
+        facts.append(f"{format_count(model.downloads)} downloads")
+    if model.licence:
+        facts.append(model.licence)
+    if model.gated:
+        facts.append("gated")
+    return ", ".join(facts)

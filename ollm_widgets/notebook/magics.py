@@ -23,7 +23,10 @@ class OllmMagics(Magics):
         %ollm plan MODEL            what would run, does it fit, how fast
         %ollm load MODEL            load it; returns the runtime
         %ollm list                  the catalog, and models on this machine
+        %ollm search WORDS          models on this machine and on the hub
         %ollm info [MODEL]          what a model is and can do
+        %ollm download MODEL        bring its files to this machine
+        %ollm rm MODEL              delete its files; asks first
         %ollm unload [MODEL]        give its memory back
 
         %%ollm [MODEL] [--into NAME] [--max-new-tokens N] [--temperature T]

@@ -109,6 +109,16 @@ class Search(Command, frozen=True, tag="search"):
     body: SearchBody
 
 
+class More(BareCommand, frozen=True, tag="more"):
+    """Fetch the hub's next models."""
+
+
+class Remove(Command, frozen=True, tag="remove"):
+    """Delete a model's files; the page has asked the person."""
+
+    body: ChooseBody
+
+
 class Choose(Command, frozen=True, tag="choose"):
     """Choose a model."""
 
@@ -177,6 +187,8 @@ AnyCommand = (
     Hello
     | Resync
     | Search
+    | More
+    | Remove
     | Choose
     | Edit
     | Load

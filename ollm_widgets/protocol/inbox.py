@@ -94,6 +94,10 @@ def run_command(command: m.AnyCommand, session: Session) -> str | None:  # noqa:
             pass  # the snapshot that follows the reply is all it asks for
         case m.Search(body=body):
             return session.browser.search(body.text)
+        case m.More():
+            return session.browser.more()
+        case m.Remove(body=body):
+            return session.remove(body.reference)
         case m.Choose(body=body):
             return session.choose(body.reference)
         case m.Edit(body=body):

@@ -15,6 +15,7 @@ PROTOCOL_VERSION = 1
 
 Tone = Literal["neutral", "ok", "warn", "no"]
 Place = Literal["gpu", "ram", "disk"]
+Group = Literal["On this machine", "In the catalog", "As typed", "On the hub"]
 
 ShortText = Annotated[str, Meta(max_length=4_096)]
 
@@ -35,11 +36,12 @@ class ModelItem(View, frozen=True):
 
     reference: str  # what a `choose` command sends back
     name: str
-    group: Literal["On this machine", "In the catalog"]
+    group: Group
     facts: str  # "0.13B parameters, 270 MB, text"
     verdict: Chip
     available: bool  # its files are here, so it can be loaded now
     reason: str = ""  # why not, when it is not available
+    frees_bytes: int = 0  # what deleting its files gives back; 0 = they are not ours to delete
 
 
 class ModelsView(View, frozen=True):
@@ -50,6 +52,8 @@ class ModelsView(View, frozen=True):
     chosen: str | None  # reference of the chosen model
     note: str  # e.g. where the list comes from
     searching: bool = False
+    more: bool = False  # the hub has further models
+    problem: str = ""  # why the hub's models are missing
 
 
 class Choice(View, frozen=True):
@@ -106,7 +110,7 @@ class PlanView(View, frozen=True):
     """Region `Plan`."""
 
     fields: tuple[Field, ...]
-    executable: bool
+    executable: bool  # it can be loaded, its files downloaded first if need be
     headline: str  # "Runs with transformers-generic on the CPU"
     reason: str
     bars: tuple[MemoryBar, ...]
@@ -160,6 +164,14 @@ class CapabilitiesView(View, frozen=True):
     rows: tuple[Row, ...]
 
 
+class Holding(View, frozen=True):
+    """Bytes of one kind in one tier."""
+
+    place: Place
+    kind: Literal["layers", "kv"]
+    size_bytes: int
+
+
 class ResidentItem(View, frozen=True):
     """One loaded runtime on the shelf."""
 
@@ -168,7 +180,7 @@ class ResidentItem(View, frozen=True):
     state: Literal["idle", "busy", "loading"]
     current: bool
     pinned: bool
-    bars: tuple[Segment, ...]
+    holdings: tuple[Holding, ...]
     text: str  # "0.5 GiB RAM, idle 4 min"
 
 

@@ -123,6 +123,20 @@ class RuntimeLoader:
         config.validate()
         return self.selector.select(self.resolve(config.model_reference, config.models_dir), config)
 
+    def inspect_remote(self, reference: ModelReference | str) -> ResolvedModel:
+        """Read config and tensor headers of a hub model, no weights.
+
+        `plan` knows the model from then on, before its files are here.
+
+        Raises
+        ------
+        OllmError
+            When the hub cannot be asked, or has no such model; see `models.remote`.
+        """
+        from ollm_widgets.models.remote import inspect_remote
+
+        return inspect_remote(reference, self.resolver)
+
     def download(
         self,
         reference: ModelReference | str,

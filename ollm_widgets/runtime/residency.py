@@ -115,7 +115,7 @@ class Lease:
 def residency_key(plan: RuntimePlan) -> Hashable:
     """What makes two requests the same runtime: the weights, and how they would run."""
     return (
-        str(plan.model_path),
+        str(plan.model_path or plan.resolved_model.reference),
         plan.backend_id,
         plan.device,
         plan.dtype,

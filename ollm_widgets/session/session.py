@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING
 from ollm_widgets.errors import (
     Cancelled,
     ConfigError,
+    DeletionError,
     OllmError,
     PlanNotExecutableError,
     RuntimeClosedError,
 )
+from ollm_widgets.models.deletion import Deletion, plan_deletion
+from ollm_widgets.models.hub_cache import is_offline
 from ollm_widgets.models.reference import ModelReference
 from ollm_widgets.planning.config import GenerationConfig, RuntimeConfig
 from ollm_widgets.runtime.manager import RuntimeManager, default_manager
@@ -58,6 +61,7 @@ class Session:
         self.config: RuntimeConfig | None = None
         self.plan: RuntimePlan | None = None
         self.plan_problem = ""  # why there is no plan for the config
+        self.hub_problem = ""  # why the hub could not say more of the chosen model
         self.edits: dict[str, str] = {}  # values that could not be applied, by field
         self.edit_errors: dict[str, str] = {}
         self.loading = Loading()
@@ -68,6 +72,8 @@ class Session:
         self._desk = Lane("desk")
         self.browser = ModelBrowser(self.manager, self.lock, self._desk, self._changed)
         self._loads = Lane("load")
+        self._remote = Lane("remote")  # asks the hub, which planning must not wait for
+        self._inspected: set[str] = set()  # references that the hub was asked about
         self._unloads = Lane("unload")  # waits for who is busy, which planning must not
         self._unsubscribe = self.manager.subscribe(self._on_runtime_event)
 
@@ -90,6 +96,17 @@ class Session:
         return self.browser.searching or self.loading.active or self.conversation.busy
 
     @property
+    def can_download(self) -> bool:
+        """Whether only the chosen model's files are missing, and the hub may be asked."""
+        return self.plan is not None and self.plan.needs_files and not is_offline()
+
+    @property
+    def can_load(self) -> bool:
+        """Whether the chosen model can be loaded now, its files downloaded first if need be."""
+        ready = self.plan is not None and (self.plan.is_executable() or self.can_download)
+        return ready and not self.edit_errors and not self.loading.active
+
+    @property
     def runtime(self) -> LoadedRuntime | None:
         """The runtime that answers, None when there is none in memory."""
         return self.manager.get(self.runtime_id) if self.runtime_id else None
@@ -97,6 +114,7 @@ class Session:
     def close(self) -> None:
         """Cancel what runs and stop watching the manager; loaded models stay."""
         self._unsubscribe()
+        self.browser.close()
         self._loads.cancel()
         self.conversation.stop()
         with self.lock:
@@ -115,7 +133,7 @@ class Session:
         ModelReference.parse(reference)
         with self.lock:
             self.config = RuntimeConfig(reference)
-            self.plan, self.plan_problem = None, ""
+            self.plan, self.plan_problem, self.hub_problem = None, "", ""
             self.edits.clear()
             self.edit_errors.clear()
             if not self.loading.active:
@@ -175,7 +193,8 @@ class Session:
             if self.edit_errors:
                 raise ConfigError("plan", next(iter(self.edit_errors.values())))
             plan = self.plan
-            if plan is not None and plan.config == self.config and not plan.is_executable():
+            planned = plan is not None and plan.config == self.config
+            if plan is not None and planned and not plan.is_executable() and not self.can_download:
                 raise PlanNotExecutableError(plan.reason)
             config = self.config.copy()
             name = self.plan.resolved_model.display_name if self.plan else config.model_reference
@@ -221,6 +240,25 @@ class Session:
             self.conversation.stop()
         return self._unloads.submit(lambda _cancel: self._unload(runtime_id))
 
+    def remove(self, reference: str) -> str:
+        """Delete the files of a model, which frees its disk.
+
+        Raises
+        ------
+        DeletionError
+            When they are not ours to delete, not here, or in memory.
+        """
+        deletion = self.plan_removal(reference)
+        return self._desk.submit(lambda _cancel: self._remove(deletion))
+
+    def plan_removal(self, reference: str) -> Deletion:
+        """Say what `remove` would delete; raises what `remove` raises."""
+        resolved = self.manager.loader.resolve(reference)
+        deletion = plan_deletion(resolved)
+        if any(one.runtime.model_path in deletion.paths for one in self.manager.residents()):
+            raise DeletionError(f"{resolved.display_name} is in memory.", hint="Unload it first.")
+        return deletion
+
     # ------------------------------------------------------------------ conversation
 
     def send(self, text: str) -> str:
@@ -263,16 +301,37 @@ class Session:
             self.plan, self.plan_problem = plan, problem
             if resident is not None:
                 self._adopt(resident)
+            reference = config.model_reference
+            if self.can_download and reference not in self._inspected:
+                self._inspected.add(reference)
+                self._remote.submit(lambda _cancel: self._inspect_on_hub(config))
         self._changed("plan", "loading", "capabilities", "header", "chat", "memory")
+
+    def _inspect_on_hub(self, config: RuntimeConfig) -> None:
+        """Read the chosen model's config and headers, so that its plan is exact."""
+        problem = ""
+        try:
+            self.manager.loader.inspect_remote(config.model_reference)
+        except OllmError as error:
+            problem = str(error)
+        with self.lock:
+            if self.config is None or self.config.model_reference != config.model_reference:
+                return
+            self.hub_problem = problem
+        self._changed("plan")
+        self._desk.submit(self._plan)
 
     def _load(self, config: RuntimeConfig, cancel: threading.Event) -> None:
         try:
             progress = functools.partial(self._on_progress, current_job.get())
             with self.manager.acquire(config, progress, cancel) as lease, self.lock:
                 self.runtime_id = lease.id
+                downloaded = self.plan is not None and self.plan.needs_files
                 if self.config == config:
                     self.plan = lease.runtime.plan
                 self.loading.end("loaded")
+            if downloaded:
+                self.browser.refresh()
         except Cancelled:
             with self.lock:
                 self.loading.end("cancelled")
@@ -283,6 +342,15 @@ class Session:
             with self.lock:
                 self.loading.end("failed", OllmError(f"{type(error).__name__}: {error}"))
         self._changed(*PARTS)
+
+    def _remove(self, deletion: Deletion) -> None:
+        try:
+            deletion.run()
+        except OllmError as error:
+            with self.lock:
+                self.browser.problem = str(error)
+        self.browser.refresh()
+        self._desk.submit(self._plan)
 
     def _unload(self, runtime_id: str) -> None:
         try:

@@ -1,62 +1,120 @@
-"""The list a person picks a model from: the catalog, and what is on this machine."""
+"""The list a person picks a model from: this machine, the catalog, the hub."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ollm_widgets.errors import OllmError
+from ollm_widgets.errors import DeletionError, OllmError
+from ollm_widgets.models.deletion import plan_deletion
+from ollm_widgets.models.search import FoundModel, search_models
 from ollm_widgets.planning.config import RuntimeConfig
 
 if TYPE_CHECKING:
     from ollm_widgets.planning.plan import RuntimePlan
     from ollm_widgets.runtime.loader import RuntimeLoader
 
+# One page of this machine's models; beyond it a person searches.
+MOST_LISTED = 100
+
 
 @dataclass(frozen=True, slots=True)
 class ListedModel:
-    """One entry: how to refer to it, and the plan for it on this machine."""
+    """One entry: how to refer to it, and the plan for it on this machine.
+
+    Parameters
+    ----------
+    reference, name
+        What to resolve, and what a person calls it.
+    plan
+        Its plan with nothing chosen; None for a hub model, until it is chosen, and for what
+        cannot be planned.
+    found
+        What the search knows of it; None for a reference that was typed.
+    problem
+        Why it cannot be loaded now.
+    frees_bytes
+        What deleting its files would give back; 0 when they are not ours to delete.
+    """
 
     reference: str
     name: str
     plan: RuntimePlan | None
+    found: FoundModel | None = None
     problem: str = ""
+    frees_bytes: int = 0
+
+    @property
+    def model_path(self) -> Path | None:
+        """Its files; None while they are not here."""
+        return None if self.plan is None else self.plan.model_path
 
     @property
     def on_this_machine(self) -> bool:
         """Whether its files are here."""
-        return self.plan is not None and self.plan.model_path is not None
+        return self.model_path is not None
 
-    def matches(self, words: list[str]) -> bool:
-        """Whether every word occurs in its name or reference."""
+    @property
+    def is_known(self) -> bool:
+        """Whether anything was found under its reference, here or by name."""
+        return self.plan is not None and self.plan.resolved_model.source_kind != "opaque"
+
+    @property
+    def repo_id(self) -> str | None:
+        """Its repository on the hub, as far as it is known."""
+        if self.found is not None:
+            return self.found.repo_id
+        return None if self.plan is None else self.plan.resolved_model.repo_id
+
+    @property
+    def on_the_hub(self) -> bool:
+        """Whether only the hub has it."""
+        return self.found is not None and self.found.where == "hub"
+
+    def matches(self, words: tuple[str, ...]) -> bool:
+        """Whether every word occurs in its name, reference or repository."""
+        if self.found is not None:
+            return self.found.matches(words)
         text = f"{self.name} {self.reference}".casefold()
         return all(word in text for word in words)
 
 
 def list_models(loader: RuntimeLoader, models_dir: Path | None = None) -> tuple[ListedModel, ...]:
-    """Plan every catalog entry and every local model; those on this machine come first."""
-    from ollm_widgets.models.catalog import CATALOG
-
-    references = [entry.alias for entry in CATALOG]
-    known = {entry.repo_id for entry in CATALOG}
-    for resolved in loader.discover_local_models(models_dir):
-        if resolved.repo_id not in known:
-            references.append(_reference_of(resolved.repo_id, resolved.model_path))
-    listed = [look_up(loader, reference, models_dir) for reference in dict.fromkeys(references)]
-    return tuple(sorted(listed, key=lambda model: not model.on_this_machine))
+    """Plan every local model and catalog entry; those on this machine come first."""
+    page = search_models(
+        where=("machine",),
+        page_size=MOST_LISTED,
+        resolver=loader.resolver,
+        models_dir=models_dir,
+    )
+    return tuple(_listed(loader, page.items, models_dir))
 
 
 def look_up(loader: RuntimeLoader, reference: str, models_dir: Path | None = None) -> ListedModel:
     """Plan one reference with nothing chosen; a problem becomes part of the entry."""
-    config = RuntimeConfig(reference, models_dir=models_dir)
     try:
-        plan = loader.plan(config)
+        plan = loader.plan(RuntimeConfig(reference, models_dir=models_dir))
     except OllmError as error:
-        return ListedModel(reference, reference, None, str(error))
+        return ListedModel(reference, reference, None, problem=str(error))
     name = plan.resolved_model.display_name
-    return ListedModel(reference, name, plan, "" if plan.is_executable() else plan.reason)
+    problem = "" if plan.is_executable() else plan.reason
+    return ListedModel(reference, name, plan, None, problem, _freed_bytes(plan, models_dir))
 
 
-def _reference_of(repo_id: str | None, path: Path | None) -> str:
-    return repo_id if repo_id is not None else f"path:{path}"
+def _listed(
+    loader: RuntimeLoader, found: Iterable[FoundModel], models_dir: Path | None
+) -> Iterable[ListedModel]:
+    for model in found:
+        known = look_up(loader, model.reference, models_dir)
+        yield ListedModel(
+            known.reference, model.name, known.plan, model, known.problem, known.frees_bytes
+        )
+
+
+def _freed_bytes(plan: RuntimePlan, models_dir: Path | None) -> int:
+    try:
+        return plan_deletion(plan.resolved_model, models_dir).bytes
+    except DeletionError:
+        return 0

@@ -49,8 +49,7 @@ class SessionWidget(anywidget.AnyWidget):
         super().close()
 
     def set_state(self, sync_data: dict[str, Any]) -> None:
-        """Take what a page syncs, except the snapshot, which only the kernel may set."""
-        super().set_state({key: sync_data[key] for key in sync_data if key != "snapshot"})
+        """Take nothing that a page syncs: it draws what the kernel says, and asks by commands."""
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         """Add a text form for places that cannot draw widgets."""

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,10 +44,19 @@ class JupyterServer:
         Which application serves the pages.
     python
         Interpreter of the kernels; this one by default.
+    variables
+        Environment variables of the server, and so of its kernels.
     """
 
-    def __init__(self, home: Path, flavour: Flavour = "lab", python: str = sys.executable) -> None:
+    def __init__(
+        self,
+        home: Path,
+        flavour: Flavour = "lab",
+        python: str = sys.executable,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         self.flavour = flavour
+        self._variables = dict(variables or {})
         self.kernel_name = _write_kernel(home / "data", python)
         self.notebooks = home / "notebooks"
         self.runtime = home / "runtime"
@@ -74,7 +84,7 @@ class JupyterServer:
             "IPYTHONDIR": home / "ipython",
         }
         environment = os.environ | {name: str(folder) for name, folder in folders.items()}
-        environment |= {"JUPYTER_PLATFORM_DIRS": "1"}
+        environment |= {"JUPYTER_PLATFORM_DIRS": "1"} | self._variables
         for leaking in ("JUPYTER_PATH", "JUPYTER_CONFIG_PATH", "JUPYTER_TOKEN"):
             environment.pop(leaking, None)
         with self.log.open("wb") as log:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.hub.fixtures import hub, origin, quick_retries  # noqa: F401  (found by name)
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 WriteSafetensors = Callable[..., Path]
 

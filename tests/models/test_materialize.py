@@ -171,12 +171,13 @@ def test_a_hub_snapshot_is_used_in_place(
     assert materialize(resolver.resolve("org/tiny")) == snapshot
 
 
-def test_forcing_a_download_is_refused_with_the_command(
+def test_forcing_a_download_offline_is_refused_with_the_command(
     tiny_llama: Path, add_to_hub_cache: Callable[..., Path], resolver: ModelResolver
 ) -> None:
-    add_to_hub_cache(tiny_llama, "org/tiny")
-    with pytest.raises(ManagedModelDownloadError, match="hf download org/tiny --force-download"):
+    snapshot = add_to_hub_cache(tiny_llama, "org/tiny")
+    with pytest.raises(ManagedModelDownloadError, match="`hf download org/tiny --force-") as caught:
         materialize(resolver.resolve("org/tiny"), force_download=True)
+    assert caught.value.message == f"org/tiny is at {snapshot}; it cannot be fetched again offline."
 
 
 def test_a_model_that_is_not_here_says_where_was_looked_and_how_to_get_it(
@@ -188,7 +189,10 @@ def test_a_model_that_is_not_here_says_where_was_looked_and_how_to_get_it(
     assert error.folder == private_places / "managed" / "org--name--v2"
     assert str(error.folder) in error.message
     assert "the hub cache" in error.message
-    assert "`hf download org/name --revision v2`" in error.hint
+    assert error.hint == (
+        "HF_HUB_OFFLINE is set: download it once with `hf download org/name --revision v2`, "
+        "then load again."
+    )
     assert not isinstance(error, GatedModelError)
 
 

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ollm_widgets.errors import MalformedModelError, UnsafeModelError
+from ollm_widgets.models.files import FolderFiles
 from ollm_widgets.models.inventory import read_safetensors_inventory
 from ollm_widgets.models.tensors import INDEX_NAME, read_safetensors_header, read_shard_names
 
@@ -29,7 +30,7 @@ def test_headers_agree_with_the_safetensors_library(tiny_llama: Path) -> None:
 
 
 def test_the_inventory_sorts_layers_embedding_and_the_rest(tiny_llama: Path) -> None:
-    weights, own_output = read_safetensors_inventory(tiny_llama)
+    weights, own_output = read_safetensors_inventory(FolderFiles(tiny_llama))
     layer = 2 * 64 * 64 + 2 * 32 * 64 + 3 * 96 * 64 + 2 * 64
     assert weights.layer_parameters == (layer, layer)
     assert weights.layer_bytes == (2 * layer, 2 * layer)
@@ -42,8 +43,8 @@ def test_the_inventory_sorts_layers_embedding_and_the_rest(tiny_llama: Path) -> 
 
 
 def test_shards_add_up_to_the_whole(tiny_llama: Path, sharded_llama: Path) -> None:
-    whole, _ = read_safetensors_inventory(tiny_llama)
-    parts, _ = read_safetensors_inventory(sharded_llama)
+    whole, _ = read_safetensors_inventory(FolderFiles(tiny_llama))
+    parts, _ = read_safetensors_inventory(FolderFiles(sharded_llama))
     assert len(parts.files) > 1
     assert parts.layer_bytes == whole.layer_bytes
     assert parts.total_bytes == whole.total_bytes
@@ -61,7 +62,7 @@ def test_packed_mxfp4_blocks_count_two_parameters_a_byte(
         dtype="U8",
         itemsize=1,
     )
-    weights, _ = read_safetensors_inventory(tmp_path)
+    weights, _ = read_safetensors_inventory(FolderFiles(tmp_path))
     assert weights.parameters == 2 * 4 * 8 * 16
     assert weights.total_bytes == 4 * 8 * 16 + 4 * 8
 

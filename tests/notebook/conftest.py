@@ -37,7 +37,7 @@ class Kernel:
 
     def start(self, code: str) -> str:
         # A failing cell must not abort the next one, which old kernels may still have queued.
-        return self.client.execute(code, stop_on_error=False)
+        return self.client.execute(code, stop_on_error=False, allow_stdin=False)
 
     def messages(self, request: str, timeout_s: float = 120) -> Iterator[dict[str, Any]]:
         """Yield what a request broadcasts, until the kernel is idle again."""

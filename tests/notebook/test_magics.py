@@ -118,7 +118,7 @@ def test_the_bare_magic_opens_the_workbench(kernel: Kernel) -> None:
 @pytest.mark.parametrize(
     ("code", "says"),
     [
-        ("%ollm lod", "plan, load, list, info, unload"),
+        ("%ollm lod", "plan, load, list, search, info, download, rm, unload"),
         ("%ollm load no-such-model", "no-such-model"),
         ("%ollm load ./no/such/folder", "no such folder"),
         ("%ollm load smollm2-135m --backend optimized-native", "weight engine"),

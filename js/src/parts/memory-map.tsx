@@ -70,6 +70,11 @@ export function segmentColor(kind: Segment["kind"], place: Place): string {
     : `ollm-seg-${kind}`;
 }
 
+/** What a segment is and where, for its tooltip. */
+export function segmentName(kind: Segment["kind"], place: Place): string {
+  return `${KIND_NAMES[kind]} ${PLACE_NAMES[place]}`;
+}
+
 const KIND_NAMES: Record<Segment["kind"], string> = {
   layers: "layers",
   embeddings: "embeddings",
@@ -83,8 +88,8 @@ function legend(bars: readonly MemoryBar[]): { color: string; text: string }[] {
   for (const bar of bars) {
     for (const { kind } of bar.segments) {
       const color = segmentColor(kind, bar.place);
-      const where = color.includes("ollm-in-") ? ` ${PLACE_NAMES[bar.place]}` : "";
-      key.set(color, `${KIND_NAMES[kind]}${where}`);
+      const placed = color.includes("ollm-in-");
+      key.set(color, placed ? segmentName(kind, bar.place) : KIND_NAMES[kind]);
     }
   }
   return [...key].map(([color, text]) => ({ color, text }));

@@ -90,6 +90,64 @@ describe("the picker", () => {
   });
 });
 
+describe("the hub", () => {
+  const found = item("org/model-1b", { group: "On the hub", available: false });
+  const withHub = { ...models, items: [...items, found], more: true };
+
+  test("has a group of its own", async () => {
+    const { by, el } = await show(Models, snapshot({ models: withHub }));
+    const groups = all(el, "group").map(nameOf);
+    expect(groups).toEqual(["On this machine", "In the catalog", "On the hub"]);
+    expect(all(by("group", "On the hub"), "option").map(nameOf)).toEqual(["org/model-1b"]);
+  });
+
+  test("says quietly why its models are missing", async () => {
+    const { model, act, el } = await show(Models, snapshot({ models }));
+    const before = all(el, "status");
+    const problem = "The hub cannot be reached.";
+    await act(() => model.event("models", 1, { ...models, problem }));
+    // The element was there before its text, or a screen reader would not read it out.
+    expect(all(el, "status")).toEqual(before);
+    expect(before.map(nameOf)).toContain(problem);
+    expect(all(el, "alert")).toEqual([]);
+  });
+
+  test("gives more on demand", async () => {
+    const { model, by, act } = await show(Models, snapshot({ models: withHub }));
+    await act(() => by("button", "More").click());
+    expect(model.last("more").body).toEqual({});
+  });
+
+  test("has no more when the kernel says so", async () => {
+    const { el } = await show(Models, snapshot({ models }));
+    expect(all(el, "button", "More")).toEqual([]);
+  });
+
+  test("does not give more of what is no longer searched for", async () => {
+    const { model, by, act, text } = await show(Models, snapshot({ models: withHub }));
+    await act(() => type(by("combobox", "Search models"), "tiny"));
+    await act(() => by("button", "More").click());
+    const searching = { ...withHub, query: "tiny", searching: true };
+    await act(() => model.event("models", 1, searching));
+    expect(text()).toContain("Searching…");
+    await act(() => by("button", "More").click());
+    expect(model.commands("more")).toEqual([]);
+    await act(() => model.event("models", 2, { ...searching, searching: false }));
+    await act(() => by("button", "More").click());
+    expect(model.commands("more")).toHaveLength(1);
+  });
+
+  test("keeps the focus when there is no more", async () => {
+    const { model, by, act } = await show(Models, snapshot({ models: withHub }));
+    by("button", "More").focus();
+    await act(() => by("button", "More").click());
+    await act(() => model.event("models", 1, { ...withHub, searching: true }));
+    expect(document.activeElement).toBe(by("button", "More"));
+    await act(() => model.event("models", 2, { ...withHub, more: false }));
+    expect(document.activeElement).toBe(by("combobox", "Search models"));
+  });
+});
+
 test("matching wants every word, in the name, the reference or the facts", () => {
   expect(matching(items, "LLAMA chat").map(({ name }) => name)).toEqual(["llama3-8B-chat"]);
   expect(matching(items, "ref/gem 270")).toHaveLength(1);

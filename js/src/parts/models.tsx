@@ -2,7 +2,9 @@ import "../style/models.css";
 import { useEffect, useRef, useState } from "preact/hooks";
 import type { ModelItem } from "../protocol";
 import { Chip } from "./chip";
+import { Deletion } from "./deletion";
 import { matching } from "./matching";
+import { MoreButton } from "./more-button";
 import { ProblemNote } from "./problem";
 import type { PartProps } from "./props";
 import { useAsk } from "./use-ask";
@@ -19,6 +21,7 @@ export function Models({ session }: PartProps) {
   const [active, setActive] = useState<string | null>(null);
   const timer = useRef<ReturnType<typeof setTimeout>>(undefined);
   const list = useRef<HTMLDivElement>(null);
+  const box = useRef<HTMLInputElement>(null);
 
   const text = draft ?? models.query;
   // Until the kernel has answered, narrow what is here, so that Enter means what is shown.
@@ -26,6 +29,8 @@ export function Models({ session }: PartProps) {
   const shown = answered ? models.items : matching(models.items, text);
   const groups = [...new Set(shown.map((item) => item.group))];
   const items = groups.flatMap((group) => shown.filter((item) => item.group === group));
+  const chosenIndex = items.findIndex((item) => item.reference === models.chosen);
+  const chosen = items[chosenIndex];
   const activeIndex = items.findIndex((item) => item.reference === active);
 
   useEffect(() => () => clearTimeout(timer.current), []);
@@ -62,6 +67,7 @@ export function Models({ session }: PartProps) {
   return (
     <section aria-label="Models" class="ollm-part ollm-models">
       <input
+        ref={box}
         class="ollm-search"
         type="search"
         // biome-ignore lint/a11y/noRedundantRoles: a search box is a combobox only by this role
@@ -97,7 +103,7 @@ export function Models({ session }: PartProps) {
                     key={item.reference}
                     id={`${id}-${index}`}
                     item={item}
-                    chosen={item.reference === models.chosen}
+                    chosen={index === chosenIndex}
                     active={index === activeIndex}
                     onChoose={() => choose(item)}
                   />
@@ -106,10 +112,35 @@ export function Models({ session }: PartProps) {
           </div>
         ))}
       </div>
+      <div class="ollm-models-foot">
+        {models.more && (
+          <MoreButton
+            // While a search is under way, the next models would be those of the one before.
+            waiting={models.searching || !answered}
+            heir={box}
+            onMore={() => void ask("more", {})}
+          />
+        )}
+        {chosen && chosen.frees_bytes > 0 && (
+          <Deletion
+            // A question about one model must not become one about another.
+            key={chosen.reference}
+            item={chosen}
+            nameId={`${id}-${chosenIndex}-name`}
+            silent={session.link.silent}
+            heir={box}
+            onDelete={async () => (await ask("remove", { reference: chosen.reference })).ok}
+          />
+        )}
+      </div>
       <div role="status" class="ollm-dim ollm-small">
         {models.searching && "Searching…"}
         {!models.searching && items.length === 0 && text && "No model matches."}
         {!models.searching && items.length === 0 && !text && "No models to show yet."}
+      </div>
+      {/* Always there, so that a screen reader notices when its text appears. */}
+      <div role="status" class="ollm-hub-problem ollm-dim ollm-small">
+        {models.problem}
       </div>
       {models.note && <p class="ollm-note ollm-dim ollm-small">{models.note}</p>}
     </section>
@@ -139,7 +170,7 @@ function Option({ id, item, chosen, active, onChoose }: OptionProps) {
       onMouseDown={(event) => event.preventDefault()}
       onClick={onChoose}
     >
-      <span class="ollm-option-name" title={item.reference}>
+      <span class="ollm-option-name" id={`${id}-name`} title={item.reference}>
         {item.name}
       </span>
       {/* Hidden, so that the option's name is the model's; read out as its description. */}

@@ -1,7 +1,7 @@
 import "../style/shelf.css";
 import type { ResidentItem } from "../protocol";
 import { Chip } from "./chip";
-import { segmentColor } from "./memory-map";
+import { segmentColor, segmentName } from "./memory-map";
 import { ProblemNote } from "./problem";
 import type { PartProps } from "./props";
 import { useAsk } from "./use-ask";
@@ -49,7 +49,7 @@ export function Shelf({ session, withChips = true }: Props) {
 }
 
 function sizeOf(item: ResidentItem): number {
-  return item.bars.reduce((sum, segment) => sum + segment.size_bytes, 0);
+  return item.holdings.reduce((sum, holding) => sum + holding.size_bytes, 0);
 }
 
 interface RuntimeProps {
@@ -68,12 +68,12 @@ function Runtime({ item, scaleBytes, onUse, onPin, onUnload }: RuntimeProps) {
         {item.name}
       </span>
       <span class="ollm-mini" aria-hidden="true">
-        {item.bars.map((segment, index) => (
+        {item.holdings.map(({ kind, place, size_bytes }) => (
           <i
-            key={index}
-            class={segmentColor(segment.kind, "ram")}
-            style={{ width: `${(segment.size_bytes / scaleBytes) * 100}%` }}
-            title={segment.label}
+            key={`${kind} ${place}`}
+            class={segmentColor(kind, place)}
+            style={{ width: `${(size_bytes / scaleBytes) * 100}%` }}
+            title={segmentName(kind, place)}
           />
         ))}
       </span>

@@ -13,7 +13,7 @@ const resident = (id: string, more: Partial<ResidentItem> = {}): ResidentItem =>
   state: "idle",
   current: false,
   pinned: false,
-  bars: [],
+  holdings: [],
   text: "",
   ...more,
 });
@@ -50,6 +50,29 @@ describe("the shelf", () => {
     expect(model.last("pin").body).toEqual({ runtime: "a", pinned: false });
     expect(model.last("unload").body).toEqual({ runtime: "b" });
     expect(all(a, "button", "Use")).toEqual([]);
+  });
+
+  test("draws what a runtime holds to scale, in the colour of its place", async () => {
+    const holdings: ResidentItem["holdings"] = [
+      { place: "gpu", kind: "layers", size_bytes: 200 },
+      { place: "ram", kind: "layers", size_bytes: 150 },
+      { place: "ram", kind: "kv", size_bytes: 50 },
+    ];
+    const small: ResidentItem["holdings"] = [{ place: "ram", kind: "layers", size_bytes: 100 }];
+    const items = [resident("a", { holdings }), resident("b", { holdings: small })];
+    const { by } = await show(Shelf, snapshot({ memory: { items, chips: [] } }));
+    const drawn = (name: string) =>
+      [...by("listitem", name).querySelectorAll<HTMLElement>(".ollm-mini > i")].map((part) => [
+        part.className,
+        part.style.width,
+        part.title,
+      ]);
+    expect(drawn("model a")).toEqual([
+      ["ollm-seg-layers ollm-in-gpu", "50%", "layers on GPU"],
+      ["ollm-seg-layers ollm-in-ram", "37.5%", "layers in RAM"],
+      ["ollm-seg-kv", "12.5%", "KV cache in RAM"],
+    ]);
+    expect(drawn("model b")).toEqual([["ollm-seg-layers ollm-in-ram", "25%", "layers in RAM"]]);
   });
 
   test("shows a refusal where it happened", async () => {

@@ -11,7 +11,15 @@ import type {
 } from "../protocol";
 import { appendText } from "./transcript";
 
-const NO_MODELS: ModelsView = { query: "", items: [], chosen: null, note: "", searching: false };
+const NO_MODELS: ModelsView = {
+  query: "",
+  items: [],
+  chosen: null,
+  note: "",
+  searching: false,
+  more: false,
+  problem: "",
+};
 const NO_LOADING: LoadingView = {
   state: "idle",
   model: "",

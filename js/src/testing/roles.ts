@@ -25,6 +25,10 @@ export function find(root: Element, role: string, name?: string): HTMLElement {
 export function nameOf(element: HTMLElement): string {
   const label = element.getAttribute("aria-label");
   if (label !== null) return label;
+  const labelledBy = element.getAttribute("aria-labelledby");
+  if (labelledBy !== null) {
+    return element.ownerDocument.getElementById(labelledBy)?.textContent ?? "";
+  }
   if (element.id) {
     const labelled = element.ownerDocument.querySelector(`label[for="${element.id}"]`);
     if (labelled) return labelled.textContent ?? "";

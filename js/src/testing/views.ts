@@ -10,6 +10,7 @@ export function item(name: string, more: Partial<ModelItem> = {}): ModelItem {
     verdict: { text: "fits", tone: "ok" },
     available: true,
     reason: "",
+    frees_bytes: 0,
     ...more,
   };
 }
@@ -52,7 +53,15 @@ export function snapshot(more: Partial<Snapshot> = {}): Snapshot {
     v: PROTOCOL_VERSION,
     seq: 0,
     title: "ollm",
-    models: { query: "", items: [], chosen: null, note: "", searching: false },
+    models: {
+      query: "",
+      items: [],
+      chosen: null,
+      note: "",
+      searching: false,
+      more: false,
+      problem: "",
+    },
     plan: null,
     loading: {
       state: "idle",

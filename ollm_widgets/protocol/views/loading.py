@@ -16,14 +16,13 @@ if TYPE_CHECKING:
 def view_loading(session: Session) -> LoadingView:
     """How far the load is, or how it ended."""
     with session.lock:
-        loading, plan = session.loading, session.plan
-        ready = plan is not None and plan.is_executable() and not session.edit_errors
+        loading = session.loading
         return LoadingView(
             state=loading.state,
             model=loading.model,
             stages=tuple(_stage(loading, stage) for stage in loading.stages),
             problem=problem_of(loading.error) if loading.error else None,
-            can_load=ready and not loading.active,
+            can_load=session.can_load,
             summary=_summary(session),
         )
 

@@ -6,7 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from ollm_widgets.errors import RuntimeClosedError
-from ollm_widgets.protocol.snapshot import Chip, MemoryView, ResidentItem, Segment
+from ollm_widgets.protocol.snapshot import Chip, Holding, MemoryView, ResidentItem
 from ollm_widgets.render.units import format_memory
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def view_memory(session: Session) -> MemoryView:
             state="loading",
             current=False,
             pinned=False,
-            bars=(),
+            holdings=(),
             text="loading",
         )
         for name in session.manager.loading()
@@ -41,13 +41,11 @@ def view_memory(session: Session) -> MemoryView:
 
 def _item(resident: Resident, current: str | None) -> ResidentItem:
     use = resident.runtime.memory()
-    bars = (
-        Segment(
-            kind="layers",
-            label="weights",
-            size_bytes=use.accelerator_weights_bytes + use.host_weights_bytes,
-        ),
-        Segment(kind="kv", label="KV", size_bytes=use.accelerator_kv_bytes + use.host_kv_bytes),
+    holdings = (
+        Holding(place="gpu", kind="layers", size_bytes=use.accelerator_weights_bytes),
+        Holding(place="gpu", kind="kv", size_bytes=use.accelerator_kv_bytes),
+        Holding(place="ram", kind="layers", size_bytes=use.host_weights_bytes),
+        Holding(place="ram", kind="kv", size_bytes=use.host_kv_bytes),
     )
     where = []
     if use.accelerator_bytes:
@@ -60,6 +58,6 @@ def _item(resident: Resident, current: str | None) -> ResidentItem:
         state="busy" if resident.leases else "idle",
         current=resident.id == current,
         pinned=resident.pinned,
-        bars=tuple(bar for bar in bars if bar.size_bytes),
+        holdings=tuple(one for one in holdings if one.size_bytes),
         text=", ".join(where),
     )

@@ -31,12 +31,12 @@ def view_plan(session: Session) -> PlanView | None:
             )
         return PlanView(
             fields=view_fields(session),
-            executable=plan.is_executable() and not session.edit_errors,
+            executable=(plan.is_executable() or session.can_download) and not session.edit_errors,
             headline=plan.headline(),
             reason=plan.reason,
             bars=tuple(_bar(tier) for tier in plan.memory.tiers),
             figures=_figures(plan),
-            notes=plan.details,
+            notes=(*((session.hub_problem,) if session.hub_problem else ()), *plan.details),
             code=plan.to_code(),
         )
 
