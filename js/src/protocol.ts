@@ -179,6 +179,16 @@ export interface StageView {
   done_bytes: number;
   total_bytes: number;
   text: string;
+  files: FileView[];
+}
+/**
+ * One file on its way, within a stage.
+ */
+export interface FileView {
+  name: string;
+  done_bytes: number;
+  total_bytes: number;
+  text: string;
 }
 /**
  * An error as a person reads it.
@@ -744,6 +754,15 @@ export const SHAPES: Record<string, unknown> = {
       explanation: { type: "string", default: "" },
     },
   },
+  FileView: {
+    type: "object",
+    properties: {
+      name: { type: "string" },
+      done_bytes: { type: "integer" },
+      total_bytes: { type: "integer" },
+      text: { type: "string" },
+    },
+  },
   HeaderEvent: {
     type: "object",
     properties: {
@@ -938,6 +957,7 @@ export const SHAPES: Record<string, unknown> = {
       done_bytes: { type: "integer", default: 0 },
       total_bytes: { type: "integer", default: 0 },
       text: { type: "string", default: "" },
+      files: { type: "array", items: { $ref: "FileView" }, default: [] },
     },
   },
   TextDelta: { type: "object", properties: { turn: { type: "string" }, text: { type: "string" } } },

@@ -28,11 +28,14 @@ class LoadProgress:
         Name of the stage, as a person reads it: "Prepare files", "Read weights", "Warm up".
     done_bytes, total_bytes
         Bytes; a total of 0 means that the amount is not known.
+    file
+        Set where the bytes are those of one file of the stage.
     """
 
     stage: str
     done_bytes: int
     total_bytes: int
+    file: str | None = None
 
 
 ProgressSink = Callable[[LoadProgress], None]

@@ -32,6 +32,8 @@ def materialize(
     force_download: bool = False,
     progress: Progress | None = None,
     cancel: CancelFlag | None = None,
+    *,
+    file_progress: Progress | None = None,
 ) -> Path:
     """Give the local folder of a model, checked; a hub model that is not here is downloaded.
 
@@ -73,7 +75,14 @@ def materialize(
     models_dir = models_dir or settings.default_models_dir()
     path = resolved.model_path
     if path is None or (force_download and _comes_from_the_hub(resolved)):
-        path = _bring(resolved, models_dir, force_download, progress, cancel)
+        path = _bring(
+            resolved,
+            models_dir,
+            force_download,
+            progress=progress,
+            cancel=cancel,
+            file_progress=file_progress,
+        )
     gaps = find_gaps(path)
     if gaps:
         raise ManagedModelDownloadError(
@@ -108,8 +117,10 @@ def _bring(
     resolved: ResolvedModel,
     models_dir: Path,
     force: bool,
+    *,
     progress: Progress | None,
     cancel: CancelFlag | None,
+    file_progress: Progress | None,
 ) -> Path:
     if not resolved.is_downloadable() or is_offline():
         raise _not_here(resolved, models_dir)
@@ -121,6 +132,7 @@ def _bring(
         models_dir=models_dir if chosen or managed.is_dir() else None,
         force=force,
         progress=progress,
+        file_progress=file_progress,
         cancel=cancel,
     )
 

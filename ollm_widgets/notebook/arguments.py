@@ -7,6 +7,7 @@ import shlex
 from typing import Any, NoReturn, get_args
 
 from ollm_widgets.errors import ConfigError
+from ollm_widgets.models.search import Sort
 from ollm_widgets.planning.config import (
     BackendId,
     DTypeChoice,
@@ -48,6 +49,8 @@ def line_parser() -> argparse.ArgumentParser:
     commands.add_parser("list", help="models of the catalog and on this machine")
     search = commands.add_parser("search", help="models on this machine and on the hub")
     search.add_argument("words", nargs="+", help="words of the name")
+    search.add_argument("--task", metavar="TASK", help="e.g. text-generation")
+    search.add_argument("--sort", choices=get_args(Sort), default="downloads")
     search.add_argument("--page", type=int, default=1, metavar="N")
     search.add_argument("--local", action="store_true", help="do not ask the hub")
     info = commands.add_parser("info", help="what a model is and can do")

@@ -108,6 +108,8 @@ class Commands:
 
         page = search_models(
             " ".join(arguments.words),
+            task=arguments.task,
+            sort=arguments.sort,
             page=arguments.page,
             where=("machine",) if arguments.local or is_offline() else ("machine", "hub"),
             resolver=self._session.manager.loader.resolver,

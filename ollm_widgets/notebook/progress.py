@@ -27,6 +27,8 @@ class ProgressLine:
     def show(self, progress: LoadProgress) -> None:
         """Write the stage and its bytes, at most ten times a second."""
         now = time.monotonic()
+        if progress.file is not None:
+            return  # one line has room for the whole
         if self._shown and now - self._written < _EVERY_S:
             return
         self._written, self._shown = now, True

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from ollm_widgets.errors import OllmError
+from ollm_widgets.models.adapter import inspect_adapter
 from ollm_widgets.models.resolved import ResolvedModel
 from ollm_widgets.planning.config import RuntimeConfig
 from ollm_widgets.planning.ids import BackendId
@@ -89,9 +92,19 @@ def _obstacles(
         obstacles.append(f"{traits.backend_id} runs models of kind {kinds}; this one is {kind}.")
     if config.adapter_dir is not None and not traits.supports_adapter:
         obstacles.append(
-            f"adapter_dir: {traits.backend_id} does not lay adapters over a model in this "
-            "version. Merge the adapter into the model's weights first, and leave it empty."
+            f"adapter_dir: {_adapter(config.adapter_dir, resolved)} {traits.backend_id} does not "
+            "lay adapters over a model in this version. Merge the adapter into the model's "
+            "weights first, and leave it empty."
         )
     if config.multimodal and resolved.capabilities.modalities == ("text",):
         obstacles.append("multimodal: this model takes text only. Set multimodal=False.")
     return tuple(obstacles)
+
+
+def _adapter(folder: Path | str, base: ResolvedModel) -> str:
+    """Say what is in the adapter's folder, and whether it is for this model."""
+    try:
+        profile = inspect_adapter(Path(folder).expanduser())
+    except OllmError as error:
+        return error.message
+    return profile.mismatch_with(base) or f"{profile.summary()}."

@@ -119,6 +119,15 @@ class PlanView(View, frozen=True):
     code: str = ""  # the Python that rebuilds this config
 
 
+class FileView(View, frozen=True):
+    """One file on its way, within a stage."""
+
+    name: str
+    done_bytes: int
+    total_bytes: int
+    text: str
+
+
 class StageView(View, frozen=True):
     """One stage of a load; named, so that its progress bar has a name."""
 
@@ -127,6 +136,7 @@ class StageView(View, frozen=True):
     done_bytes: int = 0
     total_bytes: int = 0  # 0 = unknown
     text: str = ""  # "120 of 269 MB, 1.1 GB/s, 1 s left"
+    files: tuple[FileView, ...] = ()  # those that move now
 
 
 class Problem(View, frozen=True):

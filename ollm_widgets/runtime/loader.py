@@ -47,6 +47,8 @@ class SnapshotDownloader(Protocol):
         force_download: bool = False,
         progress: Callable[[str, int, int], None] | None = None,
         cancel: threading.Event | None = None,
+        *,
+        file_progress: Callable[[str, int, int], None] | None = None,
     ) -> Path:
         """Bring them, or raise `ManagedModelDownloadError`."""
         ...
@@ -234,6 +236,9 @@ class RuntimeLoader:
             force_download,
             lambda stage, done, total: progress(LoadProgress(stage, done, total)),
             cancel,
+            file_progress=lambda file, done, total: progress(
+                LoadProgress("Download", done, total, file)
+            ),
         )
 
     def _load_by(

@@ -24,6 +24,17 @@ class Stage:
     done_bytes: int = 0
     total_bytes: int = 0
     finished: bool = False
+    files: tuple[Stage, ...] = ()  # each file of the stage, where it tells of files
+
+    def at(self, now: float, done_bytes: int, total_bytes: int) -> Stage:
+        """Give the stage as it is at `now`."""
+        return replace(
+            self,
+            updated=now,
+            done_bytes=done_bytes,
+            total_bytes=total_bytes,
+            finished=0 < total_bytes <= done_bytes,
+        )
 
     @property
     def bytes_per_s(self) -> float:
@@ -71,13 +82,14 @@ class Loading:
         if progress.stage not in before:
             before = {name: replace(stage, finished=True) for name, stage in before.items()}
         stage = before.get(progress.stage, Stage(progress.stage, now, now))
-        before[progress.stage] = replace(
-            stage,
-            updated=now,
-            done_bytes=progress.done_bytes,
-            total_bytes=progress.total_bytes,
-            finished=0 < progress.total_bytes <= progress.done_bytes,
-        )
+        if progress.file is None:
+            stage = stage.at(now, progress.done_bytes, progress.total_bytes)
+        else:
+            files = {file.name: file for file in stage.files}
+            file = files.get(progress.file, Stage(progress.file, now, now))
+            files[progress.file] = file.at(now, progress.done_bytes, progress.total_bytes)
+            stage = replace(stage, files=tuple(files.values()))
+        before[progress.stage] = stage
         self.stages = tuple(before.values())
 
     def end(self, state: LoadState, error: OllmError | None = None) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ollm_widgets import RuntimeConfig, RuntimeLoader
 from ollm_widgets.errors import MalformedModelError, UnsafeModelError, UnsupportedModelError
 from ollm_widgets.models.adapter import inspect_adapter
 from ollm_widgets.models.inspection import inspect_materialized_model
@@ -125,3 +126,15 @@ def test_what_is_no_adapter_is_refused(tiny_llama: Path, tmp_path: Path, adapter
     (adapter / "adapter_model.safetensors").unlink()
     with pytest.raises(UnsupportedModelError, match=r"no adapter_model\.safetensors"):
         inspect_adapter(adapter)
+
+
+def test_a_plan_with_an_adapter_says_what_the_adapter_is_and_what_to_do(
+    adapter: Path, tiny_llama: Path, tmp_path: Path
+) -> None:
+    loader = RuntimeLoader()
+    planned = loader.plan(RuntimeConfig(tiny_llama, adapter_dir=adapter))
+    assert not planned.is_executable()
+    assert "lora: " in planned.reason
+    assert "Merge the adapter" in planned.reason
+    missing = loader.plan(RuntimeConfig(tiny_llama, adapter_dir=tmp_path / "nothing"))
+    assert "nothing" in missing.reason

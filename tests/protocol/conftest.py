@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from tests.hub.fixtures import hub
 from tests.session.tiny import (
     copy_model,
     loader,
@@ -11,6 +12,7 @@ from tests.session.tiny import (
 
 __all__ = [
     "copy_model",
+    "hub",
     "loader",
     "manager",
     "one_thread_a_model",

@@ -12,6 +12,7 @@ const stage = (more: Partial<StageView>): StageView => ({
   done_bytes: 0,
   total_bytes: 0,
   text: "",
+  files: [],
   ...more,
 });
 const view = (more: Partial<LoadingView>) => snapshot({ loading: { ...idle, ...more } });
@@ -36,6 +37,13 @@ describe("loading", () => {
     expect(bar.getAttribute("aria-valuetext")).toBe("62 of 100 B");
     await act(() => by("button", "Cancel").click());
     expect(model.commands("cancel")).toHaveLength(1);
+  });
+
+  test("shows each file that is on its way under its stage", async () => {
+    const file = { name: "model.safetensors", done_bytes: 1, total_bytes: 4, text: "1 of 4 B" };
+    const stages = [stage({ name: "Download", files: [file] })];
+    const { by } = await show(Loading, view({ state: "loading", stages }));
+    expect(by("progressbar", "model.safetensors").getAttribute("aria-valuenow")).toBe("25");
   });
 
   test("that failed says why and can be tried again", async () => {

@@ -51,6 +51,19 @@ function Stage({ stage }: { stage: StageView }) {
       <span class="ollm-stage-name">{stage.name}</span>
       <Progress name={stage.name} share={shareOf(stage)} text={stage.text} />
       <span class="ollm-stage-text ollm-dim ollm-small">{stage.text}</span>
+      {stage.files.map((file) => (
+        <div class="ollm-stage ollm-file" key={file.name}>
+          <span class="ollm-stage-name ollm-dim ollm-small" title={file.name}>
+            {file.name}
+          </span>
+          <Progress
+            name={file.name}
+            share={file.total_bytes > 0 ? file.done_bytes / file.total_bytes : null}
+            text={file.text}
+          />
+          <span class="ollm-stage-text ollm-dim ollm-small">{file.text}</span>
+        </div>
+      ))}
     </div>
   );
 }

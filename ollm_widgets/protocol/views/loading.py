@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from ollm_widgets.protocol.snapshot import LoadingView, Problem, StageView
+from ollm_widgets.protocol.snapshot import FileView, LoadingView, Problem, StageView
 from ollm_widgets.render.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -38,20 +38,43 @@ def _stage(loading: Loading, stage: Stage) -> StageView:
         state = "done"
     elif not loading.active:
         state = "failed"
-    text = ""
-    if stage.total_bytes > 1:
-        text = f"{format_bytes(stage.done_bytes)} of {format_bytes(stage.total_bytes)}"
-        if stage.bytes_per_s:
-            text += f", {format_bytes(stage.bytes_per_s)}/s"
-        if state == "running" and stage.seconds_left is not None:
-            text += f", {format_seconds(stage.seconds_left)} left"
+    text = _text(stage, running=state == "running")
+    if stage.files and text:
+        ended = sum(file.finished for file in stage.files)
+        text = f"{text}, {ended} of {len(stage.files)} files"
     return StageView(
         name=stage.name,
         state=state,
         done_bytes=stage.done_bytes,
         total_bytes=stage.total_bytes,
         text=text,
+        files=tuple(_file(file) for file in stage.files if _moves(file)) if loading.active else (),
     )
+
+
+def _moves(file: Stage) -> bool:
+    return file.done_bytes > 0 and not file.finished
+
+
+def _file(file: Stage) -> FileView:
+    return FileView(
+        name=file.name,
+        done_bytes=file.done_bytes,
+        total_bytes=file.total_bytes,
+        text=_text(file, running=True),
+    )
+
+
+def _text(stage: Stage, *, running: bool) -> str:
+    """Bytes, rate and time left; empty where no bytes are known."""
+    if stage.total_bytes <= 1:
+        return ""
+    text = f"{format_bytes(stage.done_bytes)} of {format_bytes(stage.total_bytes)}"
+    if stage.bytes_per_s:
+        text += f", {format_bytes(stage.bytes_per_s)}/s"
+    if running and stage.seconds_left is not None:
+        text += f", {format_seconds(stage.seconds_left)} left"
+    return text
 
 
 def _summary(session: Session) -> str:
