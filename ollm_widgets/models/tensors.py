@@ -169,7 +169,7 @@ def _decode(path: str, header: bytes) -> list[tuple[str, _Entry]]:
             msgspec.json.decode(metadata, type=dict[str, str] | None)
         decoder = msgspec.json.Decoder(_Entry)
         return [(name, decoder.decode(raw)) for name, raw in raw_entries.items()]
-    except (ValueError, RecursionError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise MalformedModelError(
             f"{path} has a damaged header: {error}.", hint=_GET_AGAIN
         ) from error
