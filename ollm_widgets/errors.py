@@ -163,6 +163,46 @@ class SpecializationApplicationError(OllmError):
         self.failed = tuple(failed)
 
 
+class CheckpointChangedError(OllmError):
+    """A file of the model changed, or went, while the model was in use."""
+
+    code: ClassVar[str] = "checkpoint-changed"
+
+
+class WeightReadError(OllmError):
+    """Bytes of a tensor could not be read.
+
+    Parameters
+    ----------
+    path
+        File.
+    tensor
+        Name in the checkpoint.
+    offset_bytes
+        First byte of the file that did not come.
+    missing_bytes
+        How many bytes of the tensor, from there on.
+    """
+
+    code: ClassVar[str] = "weight-read"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        path: Path,
+        tensor: str,
+        offset_bytes: int,
+        missing_bytes: int,
+        hint: str = "",
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.path = path
+        self.tensor = tensor
+        self.offset_bytes = offset_bytes
+        self.missing_bytes = missing_bytes
+
+
 class KVStrategyError(OllmError, ValueError):
     """The backend cannot hold the KV cache in the strategy asked for."""
 

@@ -146,7 +146,7 @@ export interface MemoryBar {
  * A stretch of a memory bar.
  */
 export interface Segment {
-  kind: "activations" | "embeddings" | "kv" | "layers" | "used";
+  kind: "activations" | "embeddings" | "kv" | "layers" | "staging" | "used";
   label: string;
   size_bytes: number;
   parts: number;
@@ -919,7 +919,7 @@ export const SHAPES: Record<string, unknown> = {
   Segment: {
     type: "object",
     properties: {
-      kind: { enum: ["activations", "embeddings", "kv", "layers", "used"] },
+      kind: { enum: ["activations", "embeddings", "kv", "layers", "staging", "used"] },
       label: { type: "string" },
       size_bytes: { type: "integer" },
       parts: { type: "integer", default: 1 },

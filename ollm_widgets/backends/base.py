@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from ollm_widgets.planning.plan import RuntimePlan
     from ollm_widgets.planning.traits import BackendTraits
+    from ollm_widgets.weights.capture import CapturedSteps
+    from ollm_widgets.weights.engine import WeightEngine
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +45,32 @@ ProgressSink = Callable[[LoadProgress], None]
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """What a backend hands to a runtime."""
+    """What a backend hands to a runtime.
+
+    Parameters
+    ----------
+    model, tokenizer, processor
+        As transformers made them.
+    device
+        Where inputs go.
+    applied_pass_ids
+        The specialization passes that did apply.
+    notes
+        What came out otherwise than planned, in sentences.
+    engine
+        Owns the weights and moves them; None where they simply stay in the model.
+    steps
+        Runs decode steps faster than the model's own `generate`; None without such.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     device: torch.device
     processor: Any = None
     applied_pass_ids: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    engine: WeightEngine | None = None
+    steps: CapturedSteps | None = None
 
 
 class Backend(Protocol):

@@ -8,6 +8,7 @@ from pathlib import Path
 from ollm_widgets.backends.base import LoadedModel, LoadProgress, ProgressSink, check_cancelled
 from ollm_widgets.backends.memory import as_out_of_memory
 from ollm_widgets.backends.progress import counted_weights, tensor_sizes
+from ollm_widgets.backends.text import load_tokenizer, warm_up
 from ollm_widgets.planning.plan import RuntimePlan
 from ollm_widgets.planning.traits import GENERIC_TRAITS, BackendTraits
 
@@ -33,14 +34,12 @@ class GenericBackend:
             If the device cannot hold the weights after all.
         """
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM
 
         check_cancelled(cancel)
         sizes = tensor_sizes(folder)
         progress(LoadProgress("Read weights", 0, sum(sizes.values())))
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
+        tokenizer = load_tokenizer(folder)
         device = torch.device(plan.device)
         with as_out_of_memory(plan, device), counted_weights(sizes, progress, cancel):
             model = AutoModelForCausalLM.from_pretrained(
@@ -53,17 +52,6 @@ class GenericBackend:
             check_cancelled(cancel)
             torch.nn.Module.to(model, device)
             progress(LoadProgress("Warm up", 0, 0))
-            start = torch.tensor([[_first_token(tokenizer)]], device=device)
-            with torch.inference_mode():
-                model(input_ids=start, use_cache=False)
+            warm_up(model, tokenizer, device)
         progress(LoadProgress("Warm up", 1, 1))
         return LoadedModel(model=model, tokenizer=tokenizer, device=device)
-
-
-def _first_token(tokenizer: object) -> int:
-    """Any id that the vocabulary surely has."""
-    for name in ("bos_token_id", "eos_token_id"):
-        token = getattr(tokenizer, name, None)
-        if isinstance(token, int):
-            return token
-    return 0

@@ -22,7 +22,7 @@ def as_out_of_memory(plan: RuntimePlan, device: torch.device) -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not _is_allocation_failure(error):
+        if not is_allocation_failure(error):
             raise
         free_bytes = _free_bytes(device)
         needed_bytes = plan.memory.needed_bytes
@@ -36,7 +36,8 @@ def as_out_of_memory(plan: RuntimePlan, device: torch.device) -> Iterator[None]:
         ) from error
 
 
-def _is_allocation_failure(error: BaseException) -> bool:
+def is_allocation_failure(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on any device."""
     import torch
 
     if isinstance(error, torch.OutOfMemoryError | MemoryError):

@@ -1,34 +1,103 @@
-"""``optimized-native``: streaming of models that are larger than the accelerator."""
+"""``optimized-native``: an unmodified model whose layers live where the plan says."""
 
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ollm_widgets.backends.base import LoadedModel, ProgressSink
-from ollm_widgets.errors import SpecializationLoadError
+from ollm_widgets.backends.base import LoadedModel, LoadProgress, ProgressSink, check_cancelled
+from ollm_widgets.backends.memory import as_out_of_memory
+from ollm_widgets.backends.text import load_tokenizer, warm_up
 from ollm_widgets.planning.plan import RuntimePlan
 from ollm_widgets.planning.traits import NATIVE_TRAITS, BackendTraits
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from ollm_widgets.weights.capture import CapturedSteps
+
+# What a first conversation is likely to need; a longer one captures its steps anew.
+_FIRST_STEPS_TOKENS = 1024
+
 
 class NativeBackend:
-    """Registered so that plans can name it and say why it does not apply."""
+    """Models whose decoder layers sit in one list, larger than memory or not."""
 
     @property
     def traits(self) -> BackendTraits:
-        """Not available, with the reason."""
+        """Causal models and the language part of image-text models; every placement."""
         return NATIVE_TRAITS
 
     def load(
         self, plan: RuntimePlan, folder: Path, progress: ProgressSink, cancel: threading.Event
     ) -> LoadedModel:
-        """Refuse, in the plan's own words.
+        """Build the model without weights, bring each layer to its tier, apply the passes.
 
         Raises
         ------
         SpecializationLoadError
-            Always; no plan that names this backend is executable.
+            If the model does not match by structure, or its checkpoint does not fit it.
+        SpecializationApplicationError
+            If a planned pass cannot be applied.
+        Cancelled
+            Between two reads, soon after `cancel` is set.
+        OutOfMemory
+            If a tier cannot hold its part after all.
         """
-        raise SpecializationLoadError(
-            f"optimized-native cannot load {folder.name}: {NATIVE_TRAITS.unavailable}"
+        import torch
+
+        from ollm_widgets.backends.passes import apply_passes
+        from ollm_widgets.weights.engine import WeightEngine
+        from ollm_widgets.weights.skeleton import build_skeleton
+
+        check_cancelled(cancel)
+        # The tokenizer takes as long as a gigabyte of weights, and needs none of them.
+        with ThreadPoolExecutor(1, thread_name_prefix="tokenizer") as aside:
+            reading = aside.submit(load_tokenizer, folder)
+            progress(LoadProgress("Build", 0, 0))
+            device = torch.device(plan.device)
+            dtype: torch.dtype = getattr(torch, plan.dtype)
+            model = build_skeleton(folder, dtype, device, plan.generic_model_kind or "causal-lm")
+            engine = WeightEngine(
+                model, folder, device=device, placement=plan.placement, streaming=plan.streaming
+            )
+            progress(LoadProgress("Build", 1, 1))
+            try:
+                with as_out_of_memory(plan, device):
+                    engine.load(
+                        lambda done, total: progress(LoadProgress("Read weights", done, total)),
+                        cancel,
+                    )
+                    applied = apply_passes(plan, engine)
+                    check_cancelled(cancel)
+                    tokenizer = reading.result()
+                    if engine.arranged.resident:
+                        progress(LoadProgress("Warm up", 0, 0))
+                        _warm_up(plan, model, tokenizer, applied.steps)
+                        progress(LoadProgress("Warm up", 1, 1))
+            except BaseException:
+                engine.close()
+                raise
+        return LoadedModel(
+            model=model,
+            tokenizer=tokenizer,
+            device=device,
+            applied_pass_ids=applied.pass_ids,
+            notes=(*engine.notes, *(f"{name}: {why}" for name, why in applied.reasons.items())),
+            engine=engine,
+            steps=applied.steps,
         )
+
+
+def _warm_up(
+    plan: RuntimePlan,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    steps: CapturedSteps | None,
+) -> None:
+    if steps is None:
+        warm_up(model, tokenizer, model.device)
+    else:
+        steps.begin(1, min(plan.kv.context_tokens, _FIRST_STEPS_TOKENS))

@@ -6,11 +6,21 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
-from ollm_widgets.models.capabilities import DEFAULT_REASONS, CapabilityProfile, Reason
+from ollm_widgets.models.capabilities import (
+    DEFAULT_REASONS,
+    UNREAD,
+    CapabilityProfile,
+    Reason,
+    level_of,
+    reasons_of,
+)
 from ollm_widgets.models.catalog import CatalogEntry
+from ollm_widgets.models.decoders import decoder_obstacle
 from ollm_widgets.models.embedded import INSTALL_HINT
 from ollm_widgets.models.examination import unsupported_kind_text
 from ollm_widgets.models.hub_cache import is_offline
+from ollm_widgets.models.kinds import NATIVE_KINDS
+from ollm_widgets.models.quantization import EXPANDABLE, Quantization
 from ollm_widgets.models.reference import ModelReference
 from ollm_widgets.models.resolved import ResolvedModel
 
@@ -21,22 +31,20 @@ def absent_catalog_model(
     reference: ModelReference, entry: CatalogEntry, looked_in: str
 ) -> ResolvedModel:
     """Describe a catalog model that is not here, from the catalog's facts."""
-    refusal = (
-        None
-        if entry.generic_model_kind == "causal-lm"
-        else unsupported_kind_text(entry.generic_model_kind)
-    )
-    reasons = DEFAULT_REASONS
-    if refusal is not None:
-        reasons = (Reason("support_level", refusal), *reasons)
+    kind = entry.generic_model_kind
+    refusal = None if kind in NATIVE_KINDS else unsupported_kind_text(kind)
+    quantization = Quantization(entry.dtype) if entry.dtype in EXPANDABLE else None
+    obstacle = decoder_obstacle(kind, quantization, None, None, entry.layers)
+    level = level_of(refusal, obstacle)
     return ResolvedModel(
         reference=reference,
         source_kind="builtin",
         normalized_name=entry.alias,
         capabilities=CapabilityProfile(
-            support_level="generic" if refusal is None else "unsupported",
+            support_level=level,
             modalities=entry.modalities,
             requires_processor=len(entry.modalities) > 1,
+            supports_specialization=level == "optimized",
             details=("These are the catalog's facts; the files are not on this machine.",),
             parameters=entry.parameters,
             bytes_on_disk=entry.bytes_on_disk,
@@ -47,12 +55,13 @@ def absent_catalog_model(
             active_experts=entry.active_experts,
             licence=entry.licence,
             gated=entry.gated,
-            reasons=reasons,
+            reasons=reasons_of(entry.modalities, refusal, obstacle),
         ),
         repo_id=entry.repo_id,
         catalog_entry=entry,
         native_family=entry.native_family,
-        generic_model_kind=entry.generic_model_kind,
+        generic_model_kind=kind,
+        quantization=quantization,
         resolution_message=refusal or f"{entry.repo_id} is not on this machine ({looked_in}).",
         problem=None if refusal is None else "unsupported",
     )
@@ -71,6 +80,7 @@ def absent_hub_model(
             details=("Its config and tensor headers are read once its files are here.",),
             licence=entry.licence if entry else None,
             gated=entry.gated if entry else None,
+            reasons=(*DEFAULT_REASONS, Reason("supports_specialization", UNREAD)),
         ),
         repo_id=repo_id,
         revision=reference.revision,
@@ -95,9 +105,8 @@ def unknown_model(
             support_level="unsupported",
             supports_local_materialization=False,
             reasons=(
-                Reason("support_level", message),
+                *reasons_of(("text",), message, ""),
                 Reason("supports_local_materialization", "There is nothing to bring."),
-                *DEFAULT_REASONS,
             ),
         ),
         revision=reference.revision,

@@ -17,10 +17,13 @@ Capability: TypeAlias = Literal[
     "supports_local_materialization",
     "supports_specialization",
     "has_chat_template",
+    "image",
+    "audio",
 ]
 
 NO_DISK_CACHE = "The KV store that keeps cache pages on disk is not part of this version."
-NO_SPECIALIZATION = "optimized-native has no weight engine in this version."
+TEXT_ONLY = "This version gives models text only."
+UNREAD = "Whether optimized-native runs it is known once its config and tensor headers are read."
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,7 @@ class Reason:
     Parameters
     ----------
     capability
-        Field of `CapabilityProfile` that the text explains.
+        Field of `CapabilityProfile` that the text explains, or the kind of input.
     text
         The reason in one sentence.
     """
@@ -39,10 +42,41 @@ class Reason:
     text: str
 
 
-DEFAULT_REASONS: tuple[Reason, ...] = (
-    Reason("supports_disk_cache", NO_DISK_CACHE),
-    Reason("supports_specialization", NO_SPECIALIZATION),
-)
+DEFAULT_REASONS: tuple[Reason, ...] = (Reason("supports_disk_cache", NO_DISK_CACHE),)
+
+
+def level_of(refusal: str | None, obstacle: str) -> SupportLevel:
+    """Say how well a model runs, by what stands against it; see `reasons_of`."""
+    if refusal is not None:
+        return "unsupported"
+    return "generic" if obstacle else "optimized"
+
+
+def reasons_of(
+    modalities: tuple[Modality, ...], refusal: str | None, obstacle: str
+) -> tuple[Reason, ...]:
+    """Give the reasons that every profile has to give.
+
+    Parameters
+    ----------
+    modalities
+        Kinds of input the model takes.
+    refusal
+        Why nothing runs it; ``None`` when something does.
+    obstacle
+        What stands against optimized-native, as a clause; empty when nothing does.
+    """
+    reasons = [Reason("support_level", refusal)] if refusal is not None else []
+    reasons += DEFAULT_REASONS
+    if refusal is not None:
+        reasons.append(Reason("supports_specialization", "No backend runs it."))
+    elif obstacle:
+        why = f"optimized-native does not run it: {obstacle}."
+        reasons.append(Reason("supports_specialization", why))
+    for modality in modalities:
+        if modality != "text":
+            reasons.append(Reason(modality, TEXT_ONLY))
+    return tuple(reasons)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +88,7 @@ class CapabilityProfile(Renderable):
     support_level
         ``optimized``, ``generic`` (plain transformers) or ``unsupported``.
     modalities
-        Kinds of input the model takes.
+        Kinds of input the model takes. One that is not given to it has its entry in `reasons`.
     requires_processor
         Whether a processor beside the tokenizer prepares its input.
     supports_disk_cache, supports_local_materialization, supports_specialization
@@ -137,6 +171,8 @@ class CapabilityProfile(Renderable):
     def _answer_rows(self) -> tuple[Row, ...]:
         answers: list[tuple[str, Capability, bool | None]] = [
             ("Runs", "support_level", self.support_level != "unsupported"),
+            ("Images", "image", self._takes("image")),
+            ("Audio", "audio", self._takes("audio")),
             ("Chat template", "has_chat_template", self.has_chat_template),
             ("Local folder", "supports_local_materialization", self.supports_local_materialization),
             ("KV cache on disk", "supports_disk_cache", self.supports_disk_cache),
@@ -153,6 +189,10 @@ class CapabilityProfile(Renderable):
             tone: Literal["no", "warn"] = "no" if capability == "support_level" else "warn"
             rows.append(Row(term, f"no: {reason}" if reason else "no", tone))
         return tuple(rows)
+
+    def _takes(self, modality: Literal["image", "audio"]) -> bool | None:
+        """Whether such input is given to the model; ``None`` where it knows of none."""
+        return self.reason_for(modality) is None if modality in self.modalities else None
 
     def _weights_text(self) -> str | None:
         if self.bytes_on_disk is None:

@@ -14,7 +14,15 @@ from ollm_widgets.models.facts import Examination
 from ollm_widgets.models.files import MAX_TOKENIZER_CONFIG_BYTES, FolderFiles, ModelFiles
 from ollm_widgets.models.gguf_examination import examine_gguf
 from ollm_widgets.models.inventory import read_safetensors_inventory, weight_files
-from ollm_widgets.models.kinds import architecture_of, experts_of, generic_kind_of, modalities_of
+from ollm_widgets.models.kinds import (
+    GENERIC_KINDS,
+    NATIVE_KINDS,
+    architecture_of,
+    experts_of,
+    generic_kind_of,
+    has_encoder,
+    modalities_of,
+)
 from ollm_widgets.models.quantization import Quantization, read_quantization
 from ollm_widgets.models.safety import check_code, check_links, check_weight_formats, pickle_files
 
@@ -126,13 +134,15 @@ def _examine_files(files: ModelFiles, path: Path | None, gaps: tuple[str, ...]) 
         check_code(files, config)
         found = replace(found, shape=shape_from_config(config))
         _refuse_quantization(files, quantization)
-        _refuse_kind(found)
+        _refuse_kind(found, has_encoder(config))
     except UnsupportedModelError as error:
         found = found.refused(error)
     try:
-        return _with_weights(found, files, config)
+        found = _with_weights(found, files, config)
+        _refuse_what_nothing_runs(found)
     except UnsupportedModelError as error:
-        return found.refused(error)
+        found = found.refused(error)
+    return found
 
 
 def _with_weights(found: Examination, files: ModelFiles, config: JSONObject) -> Examination:
@@ -150,24 +160,36 @@ def _with_weights(found: Examination, files: ModelFiles, config: JSONObject) -> 
     )
 
 
-def _refuse_kind(found: Examination) -> None:
-    if found.kind == "causal-lm":
-        return
+def _refuse_kind(found: Examination, encodes: bool) -> None:
     if found.kind is None:
         name = found.architecture or found.model_type or "A model without a type"
         raise UnsupportedModelError(
-            f"{name} is not known to generate text; transformers-generic runs text generation "
-            "from causal models.",
+            f"{name} is not known to generate text; text generation from causal models and from "
+            "the language part of image-text models runs.",
             hint="Choose a model whose architecture ends in ForCausalLM.",
         )
-    raise UnsupportedModelError(unsupported_kind_text(found.kind))
+    if found.kind not in NATIVE_KINDS:
+        raise UnsupportedModelError(unsupported_kind_text(found.kind))
+    if found.kind == "image-text-to-text" and encodes:
+        raise UnsupportedModelError(
+            "The language part of this image-text model is an encoder and a decoder; only "
+            "decoders run in this version."
+        )
+
+
+def _refuse_what_nothing_runs(found: Examination) -> None:
+    if found.kind not in GENERIC_KINDS and found.obstacle:
+        raise UnsupportedModelError(
+            f"{found.place}: only optimized-native runs models of kind {found.kind}, and "
+            f"{found.obstacle}."
+        )
 
 
 def unsupported_kind_text(kind: GenericModelKind) -> str:
     """Why models of `kind` do not run yet."""
     return (
-        "transformers-generic runs text generation from causal models; "
-        f"{kind} is not built in this version."
+        "Text generation from causal models and from the language part of image-text models "
+        f"runs; {kind} is not built in this version."
     )
 
 
@@ -183,8 +205,8 @@ def _details(files: ModelFiles, quantization: Quantization | None) -> tuple[str,
     details: list[str] = []
     if quantization is not None and quantization.runs:
         details.append(
-            f"Stored in {quantization.method}; transformers expands it to bfloat16 where the "
-            "machine has no kernel for it."
+            f"Stored in {quantization.method}: optimized-native expands it to bfloat16 when it is "
+            "loaded, transformers-generic where the machine has no kernel for it."
         )
     elif quantization is not None:
         details.append(f"Quantized with {quantization.title}.")

@@ -12,6 +12,7 @@ from ollm_widgets.errors import (
 )
 from ollm_widgets.models.capabilities import Modality
 from ollm_widgets.models.catalog import GenericModelKind
+from ollm_widgets.models.decoders import decoder_obstacle
 from ollm_widgets.models.quantization import Quantization
 from ollm_widgets.models.resolved import Problem, WeightFormat
 from ollm_widgets.models.shape import ModelShape, WeightInventory
@@ -55,6 +56,18 @@ class Examination:
     licence: str | None = None
     gated: bool | None = None
     details: tuple[str, ...] = ()
+
+    @property
+    def layers(self) -> int | None:
+        """Decoder layers, by the config, else by the tensor headers."""
+        if self.shape is not None:
+            return self.shape.layers
+        return len(self.weights.layer_bytes) or None if self.weights else None
+
+    @property
+    def obstacle(self) -> str:
+        """What stands against optimized-native, as a clause; empty when nothing does."""
+        return decoder_obstacle(self.kind, self.quantization, self.shape, self.weights, self.layers)
 
     def refused(self, error: UnsupportedModelError) -> Examination:
         """Copy that says `error` stands against the model; the first refusal stays."""

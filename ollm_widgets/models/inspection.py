@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ollm_widgets.models.capabilities import DEFAULT_REASONS, CapabilityProfile, Reason
+from ollm_widgets.models.capabilities import CapabilityProfile, Reason, level_of, reasons_of
 from ollm_widgets.models.catalog import CatalogEntry
 from ollm_widgets.models.examination import examine
 from ollm_widgets.models.facts import Examination
@@ -78,6 +78,7 @@ def describe(  # noqa: PLR0917  (the order of `inspect_materialized_model`)
         shape=found.shape,
         weights=found.weights,
         weight_format=found.weight_format,
+        quantization=found.quantization,
         problem=found.problem,
     )
 
@@ -91,25 +92,25 @@ def _message(found: Examination) -> str:
 
 
 def _profile(found: Examination, entry: CatalogEntry | None) -> CapabilityProfile:
-    reasons = list(DEFAULT_REASONS)
-    if found.refusal is not None:
-        reasons.insert(0, Reason("support_level", found.refusal))
+    level = level_of(found.refusal, found.obstacle)
+    reasons = list(reasons_of(found.modalities, found.refusal, found.obstacle))
     if found.gaps:
         reasons.append(Reason("supports_local_materialization", " ".join(found.gaps)))
     if found.has_chat_template is False:
         reasons.append(Reason("has_chat_template", NO_CHAT_TEMPLATE))
     weights, shape = found.weights, found.shape
     return CapabilityProfile(
-        support_level="unsupported" if found.refusal is not None else "generic",
+        support_level=level,
         modalities=found.modalities,
         requires_processor=len(found.modalities) > 1,
         supports_local_materialization=not found.gaps,
+        supports_specialization=level == "optimized",
         details=found.details,
         parameters=weights.parameters if weights else None,
         bytes_on_disk=weights.total_bytes if weights else None,
         dtype=found.dtype,
         context_length=(shape.context_length or None) if shape else None,
-        layers=_layers(found),
+        layers=found.layers,
         has_chat_template=found.has_chat_template,
         experts=found.experts,
         active_experts=found.active_experts,
@@ -117,9 +118,3 @@ def _profile(found: Examination, entry: CatalogEntry | None) -> CapabilityProfil
         gated=found.gated if found.gated is not None else (entry.gated if entry else None),
         reasons=tuple(reasons),
     )
-
-
-def _layers(found: Examination) -> int | None:
-    if found.shape is not None:
-        return found.shape.layers
-    return len(found.weights.layer_bytes) or None if found.weights else None

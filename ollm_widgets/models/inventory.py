@@ -19,6 +19,12 @@ from ollm_widgets.models.tensors import (
 )
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block|blk)\.(\d+)\.")
+# Safetensors name experts one by one or stacked, GGUF ``ffn_down_exps`` (once ``ffn_down.0``).
+_EXPERT = re.compile(
+    r"\.experts\.(?!e_score_correction_bias)"
+    r"|\.block_sparse_moe\.(?:input|output)_linear\."
+    r"|^blk\.\d+\.ffn_(?:gate|up|down|gate_up)(?:_exps|\.\d+)\."
+)
 _TOWER = re.compile(
     r"(?:^|[._])(?:vision|visual|image|audio|speech|encoder|mtp"
     r"|resampler|projector|connector|qformer)(?:[._]|$)"
@@ -105,6 +111,8 @@ def sum_headers(
     """
     layer_bytes: Counter[int] = Counter()
     layer_parameters: Counter[int] = Counter()
+    expert_bytes: Counter[int] = Counter()
+    expert_parameters: Counter[int] = Counter()
     elements_of_dtype: Counter[str] = Counter()
     embedding_bytes = embedding_parameters = other_bytes = other_parameters = 0
     for header in headers:
@@ -112,8 +120,12 @@ def sum_headers(
         elements_of_dtype[header.dtype] += elements
         layer = None if _TOWER.search(header.name) else _LAYER.search(header.name)
         if layer is not None:
-            layer_bytes[int(layer.group(1))] += header.size_bytes
-            layer_parameters[int(layer.group(1))] += elements
+            number = int(layer.group(1))
+            layer_bytes[number] += header.size_bytes
+            layer_parameters[number] += elements
+            if _EXPERT.search(header.name):
+                expert_bytes[number] += header.size_bytes
+                expert_parameters[number] += elements
         elif _EMBEDDING.search(header.name) and not _TOWER.search(header.name):
             embedding_bytes += header.size_bytes
             embedding_parameters += elements
@@ -135,4 +147,6 @@ def sum_headers(
         other_bytes=other_bytes + sum(layer_bytes[n] for n in stray),
         other_parameters=other_parameters + sum(layer_parameters[n] for n in stray),
         files=files,
+        expert_bytes=tuple(expert_bytes[n] for n in range(count)),
+        expert_parameters=tuple(expert_parameters[n] for n in range(count)),
     )

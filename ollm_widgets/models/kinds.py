@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from ollm_widgets.models.capabilities import Modality
 from ollm_widgets.models.catalog import GenericModelKind
-from ollm_widgets.models.config_file import JSONObject, read_int, read_text
+from ollm_widgets.models.config_file import JSONObject, read_int, read_text, text_config
+
+# Kinds that each backend loads: transformers-generic all of a model, optimized-native the decoder
+# and what is around it.
+GENERIC_KINDS: frozenset[GenericModelKind] = frozenset({"causal-lm"})
+NATIVE_KINDS: frozenset[GenericModelKind] = frozenset({"causal-lm", "image-text-to-text"})
 
 _VISION_KEYS = ("vision_config", "vision_tower", "vision_model", "mm_vision_tower")
 _AUDIO_KEYS = ("audio_config", "audio_encoder_config", "speech_config")
@@ -78,6 +83,11 @@ def generic_kind_of(config: JSONObject) -> GenericModelKind | None:
         (causal, "causal-lm"),
     )
     return next((kind for holds, kind in candidates if holds), None)
+
+
+def has_encoder(config: JSONObject) -> bool:
+    """Whether text is encoded before it is decoded, so that the decoder does not run alone."""
+    return any(part.get("is_encoder_decoder") is True for part in (config, text_config(config)))
 
 
 def experts_of(decoder: JSONObject) -> tuple[int | None, int | None]:

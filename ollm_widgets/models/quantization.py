@@ -116,6 +116,13 @@ def logical_elements(header: TensorHeader, quantization: Quantization | None = N
         return header.elements
     if _BOOKKEEPING.search(header.name):
         return 0
+    return _packed_weights(header, quantization)
+
+
+def _packed_weights(header: TensorHeader, quantization: Quantization) -> int:
+    """Weights in a tensor of a quantized checkpoint, of which an element may hold several."""
+    if quantization.method == "fp8" and header.dtype == "int8":
+        return header.elements * 2  # experts in fp4, two to a byte
     packed_bits = _PACKED_BITS.get(header.dtype)
     four_bit_bytes = (
         quantization.method == "bitsandbytes"

@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 from ollm_widgets.errors import MalformedModelError, UnsafeModelError, UnsupportedModelError
 from ollm_widgets.models.capabilities import CapabilityProfile
 from ollm_widgets.models.catalog import CatalogEntry, GenericModelKind
+from ollm_widgets.models.quantization import Quantization
 from ollm_widgets.models.reference import ModelReference
 from ollm_widgets.models.shape import ModelShape, WeightInventory
 from ollm_widgets.render.card import Card, Row
@@ -53,6 +54,9 @@ class ResolvedModel(Renderable):
         How the model was found, or why it cannot run.
     shape, weights, weight_format
         Dimensions, header sums and file format, for planning.
+    quantization
+        How the safetensors are quantized; ``None`` for plain ones, and for GGUF, which is
+        expanded before it is loaded.
     problem
         Which error a load raises when the model is unsupported; ``None`` otherwise.
     """
@@ -73,6 +77,7 @@ class ResolvedModel(Renderable):
     shape: ModelShape | None = None
     weights: WeightInventory | None = None
     weight_format: WeightFormat | None = None
+    quantization: Quantization | None = None
     problem: Problem | None = None
 
     @property

@@ -59,6 +59,9 @@ class WeightInventory:
         Stored dtype that holds most elements: ``bfloat16``, ``float32``, ``Q4_1``, ...
     layer_bytes, layer_parameters
         Stored bytes and logical elements of each decoder layer, in order.
+    expert_bytes, expert_parameters
+        Those of them that are experts, of which a token uses a few; neither routers nor experts
+        that all tokens share. 0 for a dense layer, empty where nobody looked.
     embedding_bytes, embedding_parameters
         The input embedding.
     other_bytes, other_parameters
@@ -77,3 +80,5 @@ class WeightInventory:
     other_bytes: int
     other_parameters: int
     files: tuple[str, ...]
+    expert_bytes: tuple[int, ...] = ()
+    expert_parameters: tuple[int, ...] = ()

@@ -9,6 +9,8 @@ from ollm_widgets.errors import OllmError
 from ollm_widgets.models.adapter import inspect_adapter
 from ollm_widgets.models.resolved import ResolvedModel
 from ollm_widgets.planning.config import RuntimeConfig
+from ollm_widgets.planning.device_choice import fits_elsewhere
+from ollm_widgets.planning.devices import Machine
 from ollm_widgets.planning.ids import BackendId
 from ollm_widgets.planning.specialization import SpecializationMatch, SpecializationRegistry
 from ollm_widgets.planning.traits import BackendTraits
@@ -45,6 +47,7 @@ class BackendChoice:
 def choose_backend(
     resolved: ResolvedModel,
     config: RuntimeConfig,
+    machine: Machine,
     offered: tuple[BackendTraits, ...],
     registry: SpecializationRegistry,
 ) -> BackendChoice:
@@ -64,17 +67,20 @@ def choose_backend(
             )
         found = registry.find(resolved) if traits.backend_id == _NATIVE else None
         obstacles = _obstacles(resolved, config, traits)
-        if traits.backend_id == _NATIVE and found is None and not traits.unavailable:
-            obstacles = (*obstacles, "optimized-native has no pass that matches this model.")
+        if traits.backend_id == _NATIVE and found is None and not obstacles:
+            why = registry.refusal(resolved).rstrip(".")
+            obstacles = (f"optimized-native cannot run this model: {why}.",)
         return BackendChoice(config.backend, traits, obstacles, match=found)
     native = by_id.get(_NATIVE)
     notes: tuple[str, ...] = ()
     if native is not None and config.use_specialization:
         found = registry.find(resolved)
         against = _obstacles(resolved, config, native)
-        if not against and found is not None:
+        elsewhere = fits_elsewhere(resolved, config, machine, native, fallback)
+        if not against and found is not None and not elsewhere:
             return BackendChoice(_NATIVE, native, match=found)
-        why = native.unavailable or next(iter(against), "") or "no pass of it matches this model"
+        why = native.unavailable or next(iter(against), "")
+        why = why or (registry.refusal(resolved) if found is None else elsewhere)
         notes = (f"optimized-native was not chosen: {why.rstrip('.')}.",)
     obstacles = _obstacles(resolved, config, fallback)
     return BackendChoice(fallback.backend_id, fallback, obstacles, notes)
@@ -98,6 +104,18 @@ def _obstacles(
         )
     if config.multimodal and resolved.capabilities.modalities == ("text",):
         obstacles.append("multimodal: this model takes text only. Set multimodal=False.")
+    elif config.multimodal and not traits.supports_multimodal:
+        obstacles.append(
+            f"multimodal: {traits.backend_id} runs the text part of a model only in this version. "
+            "Set multimodal=False."
+        )
+    device_kind = config.device.partition(":")[0]
+    if device_kind != "auto" and device_kind not in traits.device_kinds:
+        kinds = ", ".join(sorted(traits.device_kinds))
+        obstacles.append(
+            f"device: {traits.backend_id} computes on {kinds}, not on {device_kind}. "
+            "Leave the device on auto, or the backend empty."
+        )
     return tuple(obstacles)
 
 

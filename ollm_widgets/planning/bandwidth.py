@@ -32,10 +32,14 @@ class Bandwidth:
     flops_per_s
         Float operations of a large matrix product (float32 on a CPU, bfloat16 or float16 on
         an accelerator).
+    host_to_device_bytes_per_s, disk_bytes_per_s
+        From pinned host memory to the accelerator, and from disk; None while not measured.
     """
 
     read_bytes_per_s: float
     flops_per_s: float
+    host_to_device_bytes_per_s: float | None = None
+    disk_bytes_per_s: float | None = None
 
 
 def bandwidth_of(device: Device) -> Bandwidth | None:

@@ -61,7 +61,8 @@ class RuntimeConfig:
     models_dir
         Managed models folder; None is the default one.
     device
-        ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``. Where one GPU cannot hold the
+        model, ``auto`` and ``cuda`` take several; ``cuda:N`` is that one alone.
     dtype
         ``auto``, ``float32``, ``bfloat16`` or ``float16``.
     backend
@@ -87,12 +88,13 @@ class RuntimeConfig:
     dense_projection_chunk_rows
         Rows of a dense projection that are computed at once.
     offload_gpu_layers, offload_cpu_layers
-        Decoder layers that stay on the accelerator, and in host memory; the rest is read from
-        disk each pass.
+        Decoder layers that stay on the accelerator (on all of them together, where a model
+        takes several), and in host memory; the rest is read from disk each pass.
     offload_cpu_policy
         Which layers are the ones in host memory.
     gpu_memory_budget, cpu_memory_budget
-        Bytes, or a size such as ``"6GiB"``; None is what is free less a margin.
+        Bytes, or a size such as ``"6GiB"``; None is what is free less a margin. The first is
+        for each GPU.
     context_tokens
         Tokens to plan for; None is the model's context, at most 4,096.
     force_download

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ollm_widgets.models.resolved import ResolvedModel
 from ollm_widgets.planning.config import RuntimeConfig
 from ollm_widgets.planning.devices import Device, Machine, choose_dtype
 from ollm_widgets.planning.footprint import Demand
 from ollm_widgets.planning.ids import DType
+from ollm_widgets.planning.kv_choice import planned_context, planned_window
 from ollm_widgets.planning.memory import device_available_bytes
 from ollm_widgets.planning.traits import BackendTraits
 from ollm_widgets.planning.weights import layer_count
@@ -42,7 +44,10 @@ class DeviceChoice:
 def choose_device(
     config: RuntimeConfig, demand: Demand, machine: Machine, traits: BackendTraits
 ) -> DeviceChoice:
-    """Choose: the device asked for, else an accelerator that holds the model, else the CPU."""
+    """Choose: the device asked for, else an accelerator that holds the model, else the CPU.
+
+    An accelerator through which the layers can stream holds any model whose other parts fit.
+    """
     if config.device != "auto":
         device = machine.find(config.device)
         if device is None:
@@ -50,19 +55,19 @@ def choose_device(
             return DeviceChoice(
                 machine.cpu, config.device, dtype, obstacle=_missing(config.device, machine)
             )
-        return _on(device, config, demand)
-    candidates = _candidates(config, demand, machine)
+        return on_device(device, config, demand)
+    candidates = accelerators_for(config, demand, machine, traits)
     for device in candidates:
-        if traits.supports_gpu_offload or _fits(device, config, demand):
-            return _on(device, config, demand)
+        if _fits(device, config, demand):
+            return on_device(device, config, demand)
     if _wants_accelerator(config) and candidates:
-        return _on(candidates[0], config, demand)
-    on_cpu = _on(machine.cpu, config, demand)
+        return on_device(candidates[0], config, demand)
+    on_cpu = on_device(machine.cpu, config, demand)
     if not candidates:
         return on_cpu
     best = candidates[0]
     dtype, _ = _dtype_on(best, config, demand)
-    needed = format_memory(demand.footprint(dtype).needed_bytes)
+    needed = format_memory(demand.must_hold_bytes(dtype, best.kind))
     room = format_memory(device_available_bytes(best, config))
     why = f"{best.title} is too small: {needed} in {dtype}, and {room} may be used."
     return DeviceChoice(on_cpu.device, "cpu", on_cpu.dtype, f"{why} {on_cpu.why}".strip())
@@ -72,7 +77,7 @@ def fit_obstacle(choice: DeviceChoice, config: RuntimeConfig, demand: Demand) ->
     """Say by how much the model does not fit on its device, and what would; empty if it fits."""
     device = choice.device
     available_bytes = device_available_bytes(device, config)
-    needed_bytes = demand.footprint(choice.dtype).needed_bytes
+    needed_bytes = demand.footprint(choice.dtype, device.kind).needed_bytes
     if needed_bytes <= available_bytes:
         return ""
     place = "RAM" if device.kind == "cpu" else f"the memory of {device.title}"
@@ -88,14 +93,49 @@ def fit_obstacle(choice: DeviceChoice, config: RuntimeConfig, demand: Demand) ->
     )
 
 
-def _candidates(config: RuntimeConfig, demand: Demand, machine: Machine) -> list[Device]:
+def demand_of(resolved: ResolvedModel, config: RuntimeConfig, traits: BackendTraits) -> Demand:
+    """Say what a model needs under a config and a backend, for any dtype and device."""
+    return Demand(
+        resolved,
+        planned_context(config, resolved),
+        planned_window(config, resolved),
+        config.use_cache,
+        streams=traits.supports_streaming,
+        chunk_tokens=config.dense_projection_chunk_rows,
+        chunk_was_asked=config.dense_projection_chunk_rows is not None,
+    )
+
+
+def fits_elsewhere(
+    resolved: ResolvedModel,
+    config: RuntimeConfig,
+    machine: Machine,
+    traits: BackendTraits,
+    other: BackendTraits,
+) -> str:
+    """Say that `other` runs the model on an accelerator which `traits` cannot use; else empty."""
+    if config.device != "auto" or accelerators_for(
+        config, demand_of(resolved, config, traits), machine, traits
+    ):
+        return ""
+    demand = demand_of(resolved, config, other)
+    for device in accelerators_for(config, demand, machine, other):
+        if device.kind not in traits.device_kinds and _fits(device, config, demand):
+            return f"it does not compute on {device.title}, which holds the whole model"
+    return ""
+
+
+def accelerators_for(
+    config: RuntimeConfig, demand: Demand, machine: Machine, traits: BackendTraits
+) -> list[Device]:
     """Accelerators, the roomiest first; none when the layer counts ask for the CPU."""
     layers = layer_count(demand.resolved)
     all_in_ram = config.offload_cpu_layers is not None and config.offload_cpu_layers == layers > 0
-    if config.offload_gpu_layers == 0 or all_in_ram:
+    # Where layers stream, an accelerator computes with all of them elsewhere.
+    if not traits.supports_streaming and (config.offload_gpu_layers == 0 or all_in_ram):
         return []
     return sorted(
-        machine.accelerators,
+        (device for device in machine.accelerators if device.kind in traits.device_kinds),
         key=lambda device: device_available_bytes(device, config),
         reverse=True,
     )
@@ -105,7 +145,8 @@ def _wants_accelerator(config: RuntimeConfig) -> bool:
     return bool(config.offload_gpu_layers)
 
 
-def _on(device: Device, config: RuntimeConfig, demand: Demand) -> DeviceChoice:
+def on_device(device: Device, config: RuntimeConfig, demand: Demand) -> DeviceChoice:
+    """Choose a device, and the dtype that suits it."""
     dtype, why = _dtype_on(device, config, demand)
     return DeviceChoice(device, device.name, dtype, why)
 
@@ -117,12 +158,13 @@ def _dtype_on(device: Device, config: RuntimeConfig, demand: Demand) -> tuple[DT
     if config.dtype != "auto" or device.kind != "cpu" or dtype != "float32":
         return dtype, ""
     available_bytes = device_available_bytes(device, config)
-    halves = demand.footprint("bfloat16").needed_bytes <= available_bytes
-    if (
-        (stored or "").lower() != "float32"
-        and halves
-        and not _fits_in(dtype, device, config, demand)
-    ):
+
+    def fits_whole(dtype: DType) -> bool:
+        return demand.footprint(dtype, "cpu").needed_bytes <= available_bytes
+
+    # Where layers stream, half the bytes are worth it even if not all of them fit.
+    halves = demand.streams or fits_whole("bfloat16")
+    if (stored or "").lower() != "float32" and halves and not fits_whole(dtype):
         return "bfloat16", (
             "In float32, which this CPU computes faster, it would not fit, so it runs in bfloat16."
         )
@@ -131,11 +173,7 @@ def _dtype_on(device: Device, config: RuntimeConfig, demand: Demand) -> tuple[DT
 
 def _fits(device: Device, config: RuntimeConfig, demand: Demand) -> bool:
     dtype, _ = _dtype_on(device, config, demand)
-    return _fits_in(dtype, device, config, demand)
-
-
-def _fits_in(dtype: DType, device: Device, config: RuntimeConfig, demand: Demand) -> bool:
-    return demand.footprint(dtype).needed_bytes <= device_available_bytes(device, config)
+    return demand.must_hold_bytes(dtype, device.kind) <= device_available_bytes(device, config)
 
 
 def _missing(asked: str, machine: Machine) -> str:
@@ -154,17 +192,18 @@ def _missing(asked: str, machine: Machine) -> str:
 def _way_out(
     choice: DeviceChoice, config: RuntimeConfig, demand: Demand, available_bytes: int
 ) -> str:
-    fewer_tokens = demand.largest_context(choice.dtype, available_bytes)
+    kind = choice.device.kind
+    fewer_tokens = demand.largest_context(choice.dtype, kind, available_bytes)
     if fewer_tokens:
         return f"Plan for at most {fewer_tokens:,} context tokens."
     if choice.dtype == "float32":
-        half_bytes = demand.footprint("bfloat16").needed_bytes
+        half_bytes = demand.footprint("bfloat16", kind).needed_bytes
         if half_bytes <= available_bytes:
             return f'Set dtype="bfloat16", which needs {format_memory(half_bytes)}.'
     budget = config.cpu_memory_budget if choice.device.kind == "cpu" else config.gpu_memory_budget
     if (
         budget is not None
-        and demand.footprint(choice.dtype).needed_bytes <= choice.device.free_bytes
+        and demand.footprint(choice.dtype, kind).needed_bytes <= choice.device.free_bytes
     ):
         return "Raise the budget."
     return "Unload another model, close other programs, or choose a smaller model."

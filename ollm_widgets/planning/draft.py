@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ollm_widgets.models.resolved import ResolvedModel
+from ollm_widgets.planning.across import DeviceShare, Site, lay_out_across
 from ollm_widgets.planning.backend_choice import BackendChoice
 from ollm_widgets.planning.config import RuntimeConfig
 from ollm_widgets.planning.device_choice import DeviceChoice
-from ollm_widgets.planning.devices import Machine
+from ollm_widgets.planning.devices import Device, Machine
 from ollm_widgets.planning.footprint import Demand, Footprint
 from ollm_widgets.planning.memory import (
     attention_layers,
     device_available_bytes,
     disk_tier,
     memory_map,
+    memory_map_across,
 )
-from ollm_widgets.planning.parts import KVPlan, LayerPlacement, MemoryMap
-from ollm_widgets.planning.weights import ITEM_BYTES
+from ollm_widgets.planning.parts import KVPlan, LayerPlacement, MemoryMap, StreamingPlan
+from ollm_widgets.planning.passes import PlannedRun
+from ollm_widgets.planning.placement import place_layers
+from ollm_widgets.planning.streaming import WELL_FED_SLOTS, Counts, Room, lay_out, packs
+from ollm_widgets.planning.weights import ITEM_BYTES, WeightSizes, layer_count
 from ollm_widgets.settings import cache_dir
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """Backend, device, demand and placement; strategy and obstacles follow from them."""
+    """Backend, device, demand and placement; strategy and obstacles follow from them.
+
+    Parameters
+    ----------
+    devices, shares
+        The GPUs that the layers shall be placed across, and what each of them has; empty where
+        the chosen device is alone.
+    """
 
     resolved: ResolvedModel
     config: RuntimeConfig
@@ -33,6 +45,28 @@ class Draft:
     demand: Demand
     footprint: Footprint
     placement: LayerPlacement
+    streaming: StreamingPlan = field(default_factory=StreamingPlan)
+    devices: tuple[Device, ...] = ()
+    shares: tuple[DeviceShare, ...] = ()
+
+    @property
+    def spreads(self) -> bool:
+        """Whether layers compute on several devices."""
+        return sum(bool(share.layers) for share in self.shares) > 1
+
+    @property
+    def passing(self) -> tuple[tuple[int, ...], ...]:
+        """The layers that stream through each device that computes."""
+        tiers = self.placement.tiers
+        hands = [share.layers for share in self.shares] or [tuple(range(len(tiers)))]
+        return tuple(
+            tuple(index for index in hand if tiers[index] != "accelerator") for hand in hands
+        )
+
+    @property
+    def run(self) -> PlannedRun:
+        """What decides which passes apply."""
+        return PlannedRun(self.choice.device.kind, self.placement, self.streaming)
 
     def with_spilled_kv(self) -> Draft:
         """Keep as much of the KV cache in memory as fits; the rest goes to disk."""
@@ -44,6 +78,18 @@ class Draft:
     def memory(self) -> MemoryMap:
         """Say what each tier would hold."""
         on_disk = self.placement.disk_layers > 0
+        disk = disk_tier(self.resolved.model_path or cache_dir()) if on_disk else None
+        if self.shares and self.footprint.sizes is not None:
+            return memory_map_across(
+                self.machine,
+                self.config,
+                self.placement,
+                self.footprint.sizes,
+                self.shares,
+                activations_bytes=self.footprint.activations_bytes,
+                packed=self.streaming.packed,
+                disk=disk,
+            )
         return memory_map(
             self.machine,
             self.choice.device,
@@ -52,8 +98,105 @@ class Draft:
             self.footprint.sizes,
             kv_cache_bytes=self.footprint.kv_bytes,
             activations_bytes=self.footprint.activations_bytes,
-            disk=disk_tier(self.resolved.model_path or cache_dir()) if on_disk else None,
+            streaming=self.streaming,
+            disk=disk,
         )
+
+
+def placed(draft: Draft) -> Draft:
+    """Place the layers: as asked or as the planner decides where they can stream, else whole."""
+    kind, sizes = draft.choice.device.kind, draft.footprint.sizes
+    if not draft.backend.traits.supports_streaming or sizes is None or not sizes.layer_bytes:
+        layers = layer_count(draft.resolved)
+        whole = (0, layers) if kind == "cpu" else (layers, 0)
+        return replace(draft, placement=place_layers(layers, *whole))
+    first = _laid_out(draft, sizes)
+    fitting: Draft | None = None
+    shorter: Draft | None = first
+    while shorter is not None:
+        last = shorter
+        if _fits_well(last):
+            return last
+        if fitting is None and _fits_device(last):
+            fitting = last
+        shorter = _in_smaller_chunks(last, sizes)
+    return fitting or last
+
+
+def _fits_device(draft: Draft) -> bool:
+    own = "ram" if draft.choice.device.kind == "cpu" else "gpu"
+    return all(tier.fits for tier in draft.memory().tiers if tier.place == own)
+
+
+def _fits_well(draft: Draft) -> bool:
+    """Whether the layers fit, those that stream through as many buffers as do some good."""
+    streaming, placement = draft.streaming, draft.placement
+    if draft.choice.device.kind == "cpu" or streaming.expert_streaming or not draft.run.streams:
+        return _fits_device(draft)
+    few = min(WELL_FED_SLOTS, max(len(passing) for passing in draft.passing))
+    gains = packs(draft.choice.dtype, draft.choice.device.kind) and placement.host_layers > few
+    return streaming.device_slots >= few and (streaming.packed or not gains) and _fits_device(draft)
+
+
+def _in_smaller_chunks(draft: Draft, sizes: WeightSizes) -> Draft | None:
+    kind = draft.choice.device.kind
+    smaller = draft.demand.in_smaller_chunks(draft.choice.dtype, kind)
+    if smaller is None:
+        return None
+    footprint = smaller.footprint(draft.choice.dtype, kind)
+    return _laid_out(replace(draft, demand=smaller, footprint=footprint), sizes)
+
+
+def _laid_out(draft: Draft, sizes: WeightSizes) -> Draft:
+    device, config = draft.choice.device, draft.config
+    host_bytes = device_available_bytes(draft.machine.cpu, config)
+    counts = Counts(config.offload_gpu_layers, config.offload_cpu_layers, config.offload_cpu_policy)
+    if draft.devices:
+        placement, streaming, shares = lay_out_across(
+            sizes,
+            _kv_of_each(draft, sizes),
+            draft.choice.dtype,
+            _sites(draft),
+            host_bytes=host_bytes,
+            counts=counts,
+        )
+        draft = replace(draft, shares=shares)
+    else:
+        room_bytes = device_available_bytes(device, config) - draft.footprint.beside_bytes
+        room = Room(max(room_bytes, 0), host_bytes)
+        placement, streaming = lay_out(sizes, draft.choice.dtype, device.kind, room, counts)
+    draft = replace(draft, placement=placement, streaming=streaming)
+    ram = draft.memory().tier("ram")
+    left_bytes = draft.machine.ram_free_bytes - (ram.needed_bytes if ram is not None else 0)
+    pairs = zip(placement.tiers, sizes.stored_layer_bytes, strict=True)
+    from_disk_bytes = sum(size for tier, size in pairs if tier == "disk")
+    chunk_tokens = draft.demand.prefill_chunk_tokens(draft.choice.dtype, device.kind)
+    return replace(
+        draft,
+        streaming=replace(
+            streaming,
+            prefill_chunk_tokens=chunk_tokens,
+            captured_steps=device.kind == "cuda"
+            and not placement.disk_layers
+            and not draft.spreads,
+            read_direct=from_disk_bytes > max(left_bytes, 0),
+        ),
+    )
+
+
+def _sites(draft: Draft) -> tuple[Site, ...]:
+    """The GPUs and their room; each runs its own layers, and the first holds all the rest."""
+    work_bytes, kv_bytes = draft.footprint.activations_bytes, draft.footprint.kv_bytes
+    beside = [draft.footprint.beside_bytes - kv_bytes] + [work_bytes] * (len(draft.devices) - 1)
+    return tuple(
+        Site(device, max(device_available_bytes(device, draft.config) - taken_bytes, 0))
+        for device, taken_bytes in zip(draft.devices, beside, strict=True)
+    )
+
+
+def _kv_of_each(draft: Draft, sizes: WeightSizes) -> tuple[int, ...]:
+    each, layers = draft.demand.kv_layer_bytes(draft.choice.dtype), len(sizes.layer_bytes)
+    return (each + (0,) * layers)[:layers]
 
 
 def sized_kv(kv: KVPlan, draft: Draft) -> KVPlan:

@@ -1,16 +1,24 @@
-"""Bytes of the KV cache and of activations, and what of each tier may be used."""
+"""Bytes of the KV cache, what of each tier may be used, and what a plan puts there."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ollm_widgets.errors import ConfigError
 from ollm_widgets.models.shape import ModelShape
+from ollm_widgets.planning.across import DeviceShare
 from ollm_widgets.planning.config import RuntimeConfig
 from ollm_widgets.planning.devices import Device, Machine
 from ollm_widgets.planning.ids import DType, Place
-from ollm_widgets.planning.parts import LayerPlacement, MemoryMap, TierMemory
+from ollm_widgets.planning.parts import (
+    LayerPlacement,
+    MemoryMap,
+    StreamingPlan,
+    TierMemory,
+)
 from ollm_widgets.planning.weights import ITEM_BYTES, WeightSizes
 from ollm_widgets.render.units import format_memory, parse_bytes
 
@@ -31,11 +39,20 @@ def kv_bytes(shape: ModelShape, dtype: DType, tokens: int, window: int | None = 
     window
         Tokens that the strategy keeps at most.
     """
+    return sum(kv_layer_bytes(shape, dtype, tokens, window))
+
+
+def kv_layer_bytes(
+    shape: ModelShape, dtype: DType, tokens: int, window: int | None = None
+) -> tuple[int, ...]:
+    """Bytes of the keys and values of one sequence in each layer; see `kv_bytes`."""
     kept = tokens if window is None else min(tokens, window)
     own = kept if shape.sliding_window is None else min(kept, shape.sliding_window)
-    full_layers, sliding_layers = attention_layers(shape)
-    per_layer = 2 * shape.kv_heads * shape.head_dim * ITEM_BYTES[dtype]
-    return per_layer * (full_layers * kept + sliding_layers * own)
+    per_token = 2 * shape.kv_heads * shape.head_dim * ITEM_BYTES[dtype]
+    if shape.layer_types is None:
+        return (per_token * own,) * shape.layers
+    tokens_of = {"full_attention": kept, "linear_attention": 0}
+    return tuple(per_token * tokens_of.get(each, own) for each in shape.layer_types)
 
 
 def attention_layers(shape: ModelShape) -> tuple[int, int]:
@@ -46,19 +63,6 @@ def attention_layers(shape: ModelShape) -> tuple[int, int]:
     full = shape.layer_types.count("full_attention")
     linear = shape.layer_types.count("linear_attention")
     return full, len(shape.layer_types) - full - linear
-
-
-def activation_bytes(shape: ModelShape, dtype: DType, tokens: int) -> int:
-    """Estimate what a prompt of `tokens` needs beside weights and KV cache, at its peak.
-
-    One layer at a time: four copies of the residual stream, queries, keys, values and the
-    attention's output, gate, up and their product in the feed-forward block; attention itself
-    makes no square matrix. Then float32 logits of the last token, and a copy for sampling.
-    """
-    feed_forward = shape.intermediate_size or 4 * shape.hidden_size
-    attention = (2 * shape.attention_heads + 2 * shape.kv_heads) * shape.head_dim
-    row = 4 * shape.hidden_size + attention + 3 * feed_forward
-    return tokens * row * ITEM_BYTES[dtype] + 2 * 4 * shape.vocab_size
 
 
 def available_bytes(capacity_bytes: int, free_bytes: int, budget: int | str | None) -> int:
@@ -117,15 +121,20 @@ def memory_map(
     *,
     kv_cache_bytes: int,
     activations_bytes: int,
+    streaming: StreamingPlan | None = None,
     disk: TierMemory | None = None,
 ) -> MemoryMap:
     """Say what each tier would hold. All that is not a decoder layer is on the device.
 
     Parameters
     ----------
+    streaming
+        The buffers of layers that stream, where any do.
     disk
         The disk's tier, where layers are read from it.
     """
+    streaming = streaming or StreamingPlan()
+    rest_bytes = sizes.embeddings_bytes if sizes is not None else 0
     on_accelerator = device.kind != "cpu"
     tiers: list[TierMemory] = []
     accelerator = device if on_accelerator else next(iter(machine.accelerators), None)
@@ -137,17 +146,66 @@ def memory_map(
     own: Place = "gpu" if on_accelerator else "ram"
     return MemoryMap(
         tuple(
-            _filled(
-                tier,
-                placement,
-                sizes,
-                kv_cache_bytes if tier.place == own else 0,
-                activations_bytes if tier.place == own else 0,
-                holds_rest=tier.place == own,
+            replace(
+                _with_layers(tier, placement, sizes, packed=streaming.packed),
+                embeddings_bytes=rest_bytes if tier.place == own else 0,
+                kv_bytes=kv_cache_bytes if tier.place == own else 0,
+                activations_bytes=activations_bytes if tier.place == own else 0,
+                staging_bytes=(streaming.device_bytes if tier.place == own else 0)
+                + (streaming.staging_bytes if tier.place == "ram" else 0),
             )
             for tier in tiers
         )
     )
+
+
+def memory_map_across(
+    machine: Machine,
+    config: RuntimeConfig,
+    placement: LayerPlacement,
+    sizes: WeightSizes,
+    shares: Sequence[DeviceShare],
+    *,
+    activations_bytes: int,
+    packed: bool,
+    disk: TierMemory | None = None,
+) -> MemoryMap:
+    """Say what each of several accelerators would hold, and host memory and disk beside them.
+
+    Parameters
+    ----------
+    shares
+        What each accelerator has; the first also holds all that is not a decoder layer.
+    activations_bytes
+        Intermediate results on each of them.
+    packed
+        Whether layers in host memory are packed.
+    disk
+        The disk's tier, where layers are read from it.
+    """
+    tiers = []
+    for share in shares:
+        kept = [index for index in share.layers if placement.tiers[index] == "accelerator"]
+        number, first = share.device.name.rpartition(":")[2], share is shares[0]
+        tiers.append(
+            replace(
+                _empty_tier("gpu", f"GPU {number} ({share.device.title})", share.device, config),
+                layers_bytes=sum(sizes.layer_bytes[index] for index in kept),
+                layer_count=len(kept),
+                embeddings_bytes=sizes.embeddings_bytes if first else 0,
+                kv_bytes=share.kv_bytes,
+                activations_bytes=activations_bytes,
+                staging_bytes=share.streaming.device_bytes,
+            )
+        )
+    ram = _empty_tier("ram", "RAM", machine.cpu, config)
+    staging_bytes = sum(share.streaming.staging_bytes for share in shares)
+    tiers.append(
+        replace(_with_layers(ram, placement, sizes, packed=packed), staging_bytes=staging_bytes)
+    )
+    if disk is not None:
+        tiers.append(_with_layers(disk, placement, sizes, packed=packed))
+    return MemoryMap(tuple(tiers))
 
 
 def _empty_tier(place: Place, title: str, device: Device, config: RuntimeConfig) -> TierMemory:
@@ -161,28 +219,15 @@ def _empty_tier(place: Place, title: str, device: Device, config: RuntimeConfig)
     )
 
 
-def _filled(
-    tier: TierMemory,
-    placement: LayerPlacement,
-    sizes: WeightSizes | None,
-    kv_cache_bytes: int,
-    activations_bytes: int,
-    *,
-    holds_rest: bool,
+def _with_layers(
+    tier: TierMemory, placement: LayerPlacement, sizes: WeightSizes | None, *, packed: bool
 ) -> TierMemory:
     wanted = {"gpu": "accelerator", "ram": "host", "disk": "disk"}[tier.place]
-    layer_bytes = sizes.layer_bytes if sizes is not None else ()
-    pairs = zip(placement.tiers, layer_bytes, strict=False)
-    return TierMemory(
-        place=tier.place,
-        title=tier.title,
-        capacity_bytes=tier.capacity_bytes,
-        free_bytes=tier.free_bytes,
-        used_by_others_bytes=tier.used_by_others_bytes,
-        available_bytes=tier.available_bytes,
-        layers_bytes=sum(size for where, size in pairs if where == wanted),
-        layer_count=placement.tiers.count(wanted),
-        embeddings_bytes=sizes.embeddings_bytes if sizes is not None and holds_rest else 0,
-        kv_bytes=kv_cache_bytes,
-        activations_bytes=activations_bytes,
-    )
+    each: tuple[int, ...] = ()
+    if sizes is not None:
+        each = sizes.stored_layer_bytes if tier.place == "disk" else sizes.layer_bytes
+        if tier.place == "ram":
+            each = sizes.host_layer_bytes(packed=packed)
+    pairs = zip(placement.tiers, each, strict=False)
+    held_bytes = sum(size for where, size in pairs if where == wanted)
+    return replace(tier, layers_bytes=held_bytes, layer_count=placement.tiers.count(wanted))

@@ -22,7 +22,8 @@ def place_layers(
         How many stay on the accelerator and in host memory; together at most `layers`.
     policy
         Which are the host's: the first, the last, or those in the middle. ``auto`` is the
-        last, so that the accelerator starts at once on layers it holds.
+        last, so that the accelerator starts at once on layers it holds, and other counts move
+        few layers.
     """
     start = {
         "prefix": 0,
@@ -39,28 +40,6 @@ def place_layers(
         else:
             tiers.append("disk")
     return LayerPlacement(tuple(tiers))
-
-
-def automatic_counts(
-    layer_bytes: tuple[int, ...], accelerator_bytes: int, host_bytes: int
-) -> tuple[int, int]:
-    """Fill the accelerator first, then host memory; room for one layer in flight stays free.
-
-    Parameters
-    ----------
-    layer_bytes
-        Bytes of each layer.
-    accelerator_bytes, host_bytes
-        Bytes left for layers in each.
-    """
-    if not layer_bytes:
-        return 0, 0
-    largest_bytes = max(*layer_bytes, 1)
-    count = len(layer_bytes)
-    if sum(layer_bytes) <= accelerator_bytes:
-        return count, 0
-    on_accelerator = min(max(accelerator_bytes // largest_bytes - 1, 0), count)
-    return on_accelerator, min(max(host_bytes // largest_bytes, 0), count - on_accelerator)
 
 
 def count_obstacle(config: RuntimeConfig, layers: int) -> str:
@@ -100,44 +79,11 @@ def offload_obstacle(
         )
     own, other = (cpu, gpu) if on_cpu else (gpu, cpu)
     granted = other in (None, 0) and (own is None or (own == layers and layers > 0))
-    needs_cpu_offload = cpu not in (None, 0) and not on_cpu
-    capable = (traits.supports_gpu_offload or gpu is None) and (
-        traits.supports_cpu_offload or not needs_cpu_offload
-    )
-    if granted or (capable and not on_cpu):
+    if granted or traits.supports_streaming:
         return ""
     place = "in RAM" if on_cpu else "on the accelerator"
     whole = f"all {layers} layers are {place}" if layers else f"all layers are {place}"
     return f"{_asked(gpu, cpu)} cannot be had: {traits.offload_reason} Here {whole}."
-
-
-def placement_for(
-    config: RuntimeConfig,
-    traits: BackendTraits,
-    device: Device,
-    *,
-    layer_bytes: tuple[int, ...],
-    layers: int,
-    room_bytes: tuple[int, int],
-) -> LayerPlacement:
-    """Place the layers as asked, or as the planner decides.
-
-    Parameters
-    ----------
-    layers
-        Decoder layers, 0 when not known.
-    room_bytes
-        Bytes left for layers on the accelerator and in host memory.
-    """
-    if device.kind == "cpu":
-        return place_layers(layers, 0, layers)
-    if not traits.supports_gpu_offload:
-        return place_layers(layers, layers, 0)
-    auto_gpu, auto_cpu = automatic_counts(layer_bytes, *room_bytes)
-    asked_gpu, asked_cpu = config.offload_gpu_layers, config.offload_cpu_layers
-    gpu = min(auto_gpu if asked_gpu is None else asked_gpu, layers - min(asked_cpu or 0, layers))
-    cpu = min(auto_cpu if asked_cpu is None else asked_cpu, layers - gpu)
-    return place_layers(layers, gpu, cpu, config.offload_cpu_policy)
 
 
 def _asked(gpu: int | None, cpu: int | None) -> str:

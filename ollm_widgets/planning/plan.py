@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ollm_widgets.models.capabilities import SupportLevel
+from ollm_widgets.models.capabilities import CapabilityProfile, Reason, SupportLevel
 from ollm_widgets.models.catalog import GenericModelKind
 from ollm_widgets.models.resolved import ResolvedModel
 from ollm_widgets.planning.bandwidth import Bandwidth
@@ -18,7 +18,9 @@ from ollm_widgets.planning.parts import (
     LayerPlacement,
     MemoryMap,
     SpeedPrediction,
+    StreamingPlan,
     TierMemory,
+    listed,
 )
 from ollm_widgets.render.card import Card, Row, Tone
 from ollm_widgets.render.renderable import Renderable
@@ -31,6 +33,7 @@ __all__ = [
     "MemoryMap",
     "RuntimePlan",
     "SpeedPrediction",
+    "StreamingPlan",
     "TierMemory",
 ]
 
@@ -44,8 +47,8 @@ class RuntimePlan(Renderable):
     resolved_model, config
         What was planned: the model, and a copy of the config.
     backend_id, device, dtype
-        What would run it, where (a torch device name) and in which dtype. No backend: nothing
-        can run it.
+        What would run it, where (a torch device name; of several the one on which a pass
+        begins) and in which dtype. No backend: nothing can run it.
     model_path
         Its files; None while they are not on this machine.
     executable, needs_files
@@ -66,6 +69,8 @@ class RuntimePlan(Renderable):
         Further sentences for people; nothing is decided from them.
     placement, memory, kv
         Tier of each layer, bytes per tier and kind, and how keys and values are kept.
+    streaming
+        The buffers through which layers stream, and how prompts and steps run.
     speed
         None where it cannot be predicted.
     """
@@ -82,6 +87,7 @@ class RuntimePlan(Renderable):
     reason: str
     kv: KVPlan
     placement: LayerPlacement = field(default_factory=LayerPlacement)
+    streaming: StreamingPlan = field(default_factory=StreamingPlan)
     memory: MemoryMap = field(default_factory=MemoryMap)
     speed: SpeedPrediction | None = None
     details: tuple[str, ...] = ()
@@ -100,6 +106,29 @@ class RuntimePlan(Renderable):
     def is_executable(self) -> bool:
         """Whether the plan can run as it is, on this machine, now."""
         return self.executable
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """All devices that compute, `device` first."""
+        return tuple(dict.fromkeys((self.device, *self.placement.devices)))
+
+    @property
+    def capabilities(self) -> CapabilityProfile:
+        """What the model can do as this plan would run it."""
+        profile = self.resolved_model.capabilities
+        specialized = bool(self.specialization_pass_ids)
+        reasons = tuple(
+            each for each in profile.reasons if each.capability != "supports_specialization"
+        )
+        if not specialized:
+            reasons += (Reason("supports_specialization", self._why_not_specialized()),)
+        return replace(
+            profile,
+            support_level=self.support_level,
+            supports_disk_cache=self.supports_disk_cache,
+            supports_specialization=specialized,
+            reasons=reasons,
+        )
 
     def refine(self, **changes: Any) -> RuntimePlan:
         """Return the plan with some fields replaced, as a load finds out more."""
@@ -131,7 +160,7 @@ class RuntimePlan(Renderable):
     def headline(self) -> str:
         """Say in a few words what would run: ``"Runs with transformers-generic on cpu"``."""
         if self.executable:
-            return f"Runs with {self.backend_id} on {self.device}"
+            return f"Runs with {self.backend_id} on {listed(self.devices)}"
         return "Not on this machine yet" if self.needs_files else "Does not run as asked"
 
     def card(self) -> Card:
@@ -150,9 +179,19 @@ class RuntimePlan(Renderable):
             ),
         )
 
+    def _why_not_specialized(self) -> str:
+        if self.fallback_reason:
+            return self.fallback_reason
+        if not self.resolved_model.is_supported():
+            return "No backend runs it."
+        if not self.specialization_enabled:
+            return "use_specialization=False: no pass was wanted."
+        said = (each for each in (self.reason, *self.details) if "optimized-native" in each)
+        return next(said, f"{self.backend_id or 'No backend'} was asked for, which has no passes.")
+
     def _fact_rows(self) -> tuple[Row, ...]:
         rows = [
-            Row("Backend", f"{self.backend_id or 'none'}, {self.dtype} on {self.device}"),
+            Row("Backend", f"{self.backend_id or 'none'}, {self.dtype} on {listed(self.devices)}"),
             Row("Layers", self.placement.summary()),
         ]
         rows += [

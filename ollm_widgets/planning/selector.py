@@ -5,34 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-from ollm_widgets.errors import ConfigError, KVStrategyError
+from ollm_widgets.errors import KVStrategyError
 from ollm_widgets.models.resolved import ResolvedModel
 from ollm_widgets.planning.backend_choice import choose_backend
 from ollm_widgets.planning.bandwidth import Bandwidth, bandwidth_of
 from ollm_widgets.planning.config import RuntimeConfig
-from ollm_widgets.planning.device_choice import choose_device, fit_obstacle
+from ollm_widgets.planning.device_choice import choose_device, demand_of
 from ollm_widgets.planning.devices import Device, Machine, probe_machine
 from ollm_widgets.planning.draft import Draft, sized_kv
-from ollm_widgets.planning.footprint import Demand
-from ollm_widgets.planning.kv_choice import (
-    choose_strategy,
-    planned_context,
-    planned_window,
-    refused_strategy,
-)
+from ollm_widgets.planning.kv_choice import choose_strategy, refused_strategy
 from ollm_widgets.planning.kv_presets import preset_of
-from ollm_widgets.planning.memory import (
-    check_budget_holds_a_layer,
-    device_available_bytes,
-)
-from ollm_widgets.planning.parts import KVPlan, SpeedPrediction
-from ollm_widgets.planning.placement import count_obstacle, offload_obstacle, placement_for
+from ollm_widgets.planning.parts import KVPlan, LayerPlacement, SpeedPrediction
+from ollm_widgets.planning.passes import native_registry, planned_passes
+from ollm_widgets.planning.placement import count_obstacle, offload_obstacle
 from ollm_widgets.planning.plan import RuntimePlan
+from ollm_widgets.planning.shortfall import room_obstacles
 from ollm_widgets.planning.specialization import SpecializationRegistry
 from ollm_widgets.planning.speed import predict_speed
+from ollm_widgets.planning.spread import arranged
 from ollm_widgets.planning.traits import GENERIC_TRAITS, NATIVE_TRAITS, BackendTraits
 from ollm_widgets.planning.weights import layer_count
-from ollm_widgets.planning.wording import details_of, missing_files, tier_obstacle, why_it_runs
+from ollm_widgets.planning.wording import details_of, missing_files, why_it_runs
 
 Measure: TypeAlias = Callable[[Device], Bandwidth | None]
 
@@ -45,7 +38,7 @@ class BackendSelector:
     traits
         What the backends can do.
     registry
-        Specialization passes that may apply.
+        Specialization passes that may apply; by default those of optimized-native.
     measure
         Gives the bandwidth that predictions rest on.
     """
@@ -57,7 +50,7 @@ class BackendSelector:
         measure: Measure = bandwidth_of,
     ) -> None:
         self.traits = traits or (NATIVE_TRAITS, GENERIC_TRAITS)
-        self.registry = registry if registry is not None else SpecializationRegistry()
+        self.registry = registry if registry is not None else native_registry()
         self.measure = measure
 
     def select(
@@ -90,7 +83,7 @@ class BackendSelector:
         kv = sized_kv(kv, draft)
         if preset_of(kv.strategy).uses_disk:
             draft = draft.with_spilled_kv()
-        obstacles += _room_obstacles(draft)
+        obstacles += room_obstacles(draft)
         if not resolved.is_supported():
             obstacles = [resolved.resolution_message]
         needs_files = resolved.model_path is None and not obstacles
@@ -99,49 +92,31 @@ class BackendSelector:
         return _plan(draft, kv, tuple(obstacles), needs_files, self._speed(draft, kv))
 
     def _draft(self, resolved: ResolvedModel, config: RuntimeConfig, machine: Machine) -> Draft:
-        backend = choose_backend(resolved, config, self.traits, self.registry)
-        demand = Demand(
-            resolved,
-            planned_context(config, resolved),
-            planned_window(config, resolved),
-            config.use_cache,
-        )
+        backend = choose_backend(resolved, config, machine, self.traits, self.registry)
+        demand = demand_of(resolved, config, backend.traits)
         choice = choose_device(config, demand, machine, backend.traits)
-        footprint = demand.footprint(choice.dtype)
-        sizes = footprint.sizes
-        beside_bytes = footprint.needed_bytes - (sizes.layers_bytes if sizes else 0)
-        placement = placement_for(
-            config,
-            backend.traits,
-            choice.device,
-            layer_bytes=sizes.layer_bytes if sizes else (),
-            layers=layer_count(resolved),
-            room_bytes=(
-                max(device_available_bytes(choice.device, config) - beside_bytes, 0),
-                device_available_bytes(machine.cpu, config),
-            ),
+        footprint = demand.footprint(choice.dtype, choice.device.kind)
+        return arranged(
+            Draft(resolved, config, machine, backend, choice, demand, footprint, LayerPlacement())
         )
-        return Draft(resolved, config, machine, backend, choice, demand, footprint, placement)
 
     def _speed(self, draft: Draft, kv: KVPlan) -> SpeedPrediction | None:
-        """Predict the speed of a model that is wholly on its device; no wire is measured."""
-        device, sizes = draft.choice.device, draft.footprint.sizes
-        own = "host" if device.kind == "cpu" else "accelerator"
-        whole = all(tier == own for tier in draft.placement.tiers)
+        """Predict the speed, where the bandwidth of every wire that is used is known."""
         runs = draft.resolved.is_supported() and not draft.choice.obstacle
-        if sizes is None or not runs or not whole or not draft.memory().fits:
+        if draft.footprint.sizes is None or not runs or not draft.memory().fits:
             return None
-        bandwidth = self.measure(device)
+        bandwidth = self.measure(draft.choice.device)
         if bandwidth is None:
             return None
         return predict_speed(
-            sizes,
+            draft.footprint.sizes,
             draft.resolved.shape,
             draft.choice.dtype,
             bandwidth,
             context_tokens=kv.context_tokens,
             window_tokens=kv.window_tokens,
             use_cache=draft.config.use_cache,
+            run=draft.run,
         )
 
 
@@ -165,23 +140,6 @@ def _obstacles(draft: Draft) -> list[str]:
     return obstacles
 
 
-def _room_obstacles(draft: Draft) -> list[str]:
-    """By how much memory falls short; nothing is said of a device that is not there."""
-    sizes, device = draft.footprint.sizes, draft.choice.device
-    if draft.choice.obstacle or sizes is None:
-        return []
-    try:
-        check_budget_holds_a_layer(device, draft.config, sizes)
-    except ConfigError as error:
-        return [str(error)]
-    memory = draft.memory()
-    if memory.fits:
-        return []
-    if device.kind != "cpu" and draft.backend.traits.supports_gpu_offload:
-        return [tier_obstacle(memory)]
-    return [fit_obstacle(draft.choice, draft.config, draft.demand) or tier_obstacle(memory)]
-
-
 def _plan(
     draft: Draft,
     kv: KVPlan,
@@ -197,6 +155,7 @@ def _plan(
     else:
         support = "optimized" if native and not draft.backend.obstacles else "generic"
     memory = draft.memory()
+    pass_ids = planned_passes(match, draft.run) if match is not None else ()
     return RuntimePlan(
         resolved_model=resolved,
         config=config,
@@ -211,14 +170,15 @@ def _plan(
         reason=obstacles[0] if obstacles else why_it_runs(draft, memory),
         kv=kv,
         placement=draft.placement,
+        streaming=draft.streaming,
         memory=memory,
         speed=speed,
-        details=(*obstacles[1:], *details_of(draft, kv, obstacles)),
+        details=(*obstacles[1:], *details_of(draft, kv, speed, obstacles)),
         supports_disk_cache=traits.supports_disk_cache,
         supports_cpu_offload=traits.supports_cpu_offload,
         supports_gpu_offload=traits.supports_gpu_offload,
         specialization_enabled=config.use_specialization,
         specialization_provider_id=match.provider_id if match else None,
         specialization_state="planned" if match else "not-planned",
-        specialization_pass_ids=match.pass_ids if match else (),
+        specialization_pass_ids=pass_ids,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ollm_widgets.models.resolved import ResolvedModel
 
@@ -22,6 +22,15 @@ class SpecializationPass(Protocol):
         ...
 
 
+@runtime_checkable
+class ExplainingPass(Protocol):
+    """A pass that can say why it does not match."""
+
+    def refusal(self, resolved: ResolvedModel) -> str:
+        """Say why, without a full stop; empty if nothing stands against it."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class SpecializationMatch:
     """A provider and those of its passes that match a model."""
@@ -31,7 +40,7 @@ class SpecializationMatch:
 
 
 class SpecializationRegistry:
-    """Providers of passes, in the order in which they are asked; empty by default."""
+    """Providers of passes, in the order in which they are asked; empty until one is added."""
 
     def __init__(self) -> None:
         self._providers: dict[str, tuple[SpecializationPass, ...]] = {}
@@ -47,3 +56,9 @@ class SpecializationRegistry:
             if matching:
                 return SpecializationMatch(provider_id, matching)
         return None
+
+    def refusal(self, resolved: ResolvedModel) -> str:
+        """Say why no pass matches, in the words of the first that gives a reason."""
+        passes = (each for group in self._providers.values() for each in group)
+        reasons = (each.refusal(resolved) for each in passes if isinstance(each, ExplainingPass))
+        return next(filter(None, reasons), "no pass of it matches this model")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ollm_widgets.planning.ids import BackendId, KVStrategyId
+from ollm_widgets.planning.ids import BackendId, DeviceKind, KVStrategyId
+
+_ALL_DEVICES: frozenset[DeviceKind] = frozenset({"cpu", "cuda", "mps"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,13 @@ class BackendTraits:
         Whether a PEFT adapter can be laid over the model.
     offload_reason
         Why layers cannot be placed one by one; empty when they can.
+    supports_streaming
+        Whether layers that no memory keeps are read from disk each pass, through the buffers
+        of a `StreamingPlan`.
+    supports_multimodal
+        Whether images and audio can be given to it, beside text.
+    device_kinds
+        Kinds of device it computes on.
     """
 
     backend_id: BackendId
@@ -42,6 +51,9 @@ class BackendTraits:
     supports_gpu_offload: bool
     supports_adapter: bool
     offload_reason: str
+    supports_streaming: bool = False
+    supports_multimodal: bool = False
+    device_kinds: frozenset[DeviceKind] = _ALL_DEVICES
 
 
 GENERIC_TRAITS = BackendTraits(
@@ -60,15 +72,14 @@ GENERIC_TRAITS = BackendTraits(
 NATIVE_TRAITS = BackendTraits(
     backend_id="optimized-native",
     title="optimized native",
-    unavailable=(
-        "its weight engine is not part of this version; "
-        "transformers-generic runs the same models while they fit in memory"
-    ),
-    generic_kinds=frozenset({"causal-lm"}),
+    unavailable="",
+    generic_kinds=frozenset({"causal-lm", "image-text-to-text"}),
     kv_strategies=("resident", "sliding-window-ring-buffer"),
     supports_disk_cache=False,
-    supports_cpu_offload=False,
-    supports_gpu_offload=False,
+    supports_cpu_offload=True,
+    supports_gpu_offload=True,
     supports_adapter=False,
-    offload_reason="the weight engine that would place layers is not part of this version.",
+    offload_reason="",
+    supports_streaming=True,
+    device_kinds=frozenset({"cpu", "cuda"}),
 )

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ollm_widgets.models.expert_families import STACKED_EXPERTS
 from ollm_widgets.models.resolved import ResolvedModel
 from ollm_widgets.models.shape import ModelShape, WeightInventory
 from ollm_widgets.planning.ids import DType
+from ollm_widgets.planning.parts import packed_bytes
 
 ITEM_BYTES: dict[DType, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
+_MANY_EXPERTS = 32
 _STORED_ITEM_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -28,12 +31,43 @@ class WeightSizes:
     parameters_per_token
         Parameters of the decoder layers that one prompt token passes through; logits are made
         for the last one only.
+    stored_layer_bytes
+        Bytes of each decoder layer in the files that are read.
+    expert_bytes
+        Bytes of the experts of each decoder layer that can be moved one by one; 0 for a dense
+        layer, and for one that moves whole.
+    experts, active_experts
+        Experts of a layer and those that a token uses; 0 for a dense model.
     """
 
     layer_bytes: tuple[int, ...]
     embeddings_bytes: int
     read_per_token_bytes: int
     parameters_per_token: int
+    stored_layer_bytes: tuple[int, ...] = ()
+    expert_bytes: tuple[int, ...] = ()
+    experts: int = 0
+    active_experts: int = 0
+
+    @property
+    def dense_bytes(self) -> tuple[int, ...]:
+        """Each decoder layer without its experts."""
+        if not self.experts:
+            return self.layer_bytes
+        pairs = zip(self.layer_bytes, self.expert_bytes, strict=True)
+        return tuple(size - in_experts for size, in_experts in pairs)
+
+    @property
+    def active_share(self) -> float:
+        """Share of a layer's experts that a token uses; 1 for a dense model."""
+        return self.active_experts / self.experts if self.experts else 1.0
+
+    def host_layer_bytes(self, *, packed: bool) -> tuple[int, ...]:
+        """Each decoder layer in host memory beside an accelerator; experts are never packed."""
+        if not packed:
+            return self.layer_bytes
+        triples = zip(self.layer_bytes, self.dense_bytes, strict=True)
+        return tuple(size - dense + packed_bytes(dense) for size, dense in triples)
 
     @property
     def layers_bytes(self) -> int:
@@ -66,12 +100,21 @@ def weight_sizes(resolved: ResolvedModel, dtype: DType) -> WeightSizes | None:
         tied = resolved.shape is None or resolved.shape.tied_embeddings
         read = other if tied else other // 2
     item_bytes = ITEM_BYTES[dtype]
-    active = _active_parameters(resolved, layers)
+    experts, active_experts = _experts(resolved)
+    in_experts = _expert_parameters(resolved, layers, experts)
+    movable = in_experts if streams_experts(resolved) else (0,) * len(layers)
+    share = active_experts / experts if experts else 1.0
+    active = sum(layers) - sum(in_experts) + sum(round(count * share) for count in in_experts)
+    layer_bytes = tuple(count * item_bytes for count in layers)
     return WeightSizes(
-        layer_bytes=tuple(count * item_bytes for count in layers),
+        layer_bytes=layer_bytes,
         embeddings_bytes=other * item_bytes,
         read_per_token_bytes=(read + active) * item_bytes,
         parameters_per_token=active,
+        stored_layer_bytes=_stored_layer_bytes(resolved, layer_bytes),
+        expert_bytes=tuple(count * item_bytes for count in movable) if experts else (),
+        experts=experts,
+        active_experts=active_experts,
     )
 
 
@@ -121,18 +164,51 @@ def layer_count(resolved: ResolvedModel) -> int:
     return resolved.capabilities.layers or 0
 
 
-def _active_parameters(resolved: ResolvedModel, layers: tuple[int, ...]) -> int:
-    """Parameters of the layers that one token uses: all, or attention and the active experts."""
+def streams_experts(resolved: ResolvedModel) -> bool:
+    """Whether single experts of a mixture can be moved: transformers stacks them by layer."""
+    family = resolved.model_type or resolved.native_family
+    return resolved.capabilities.is_mixture_of_experts() and family in STACKED_EXPERTS
+
+
+def _experts(resolved: ResolvedModel) -> tuple[int, int]:
+    """Experts of a layer and those that a token uses; 0 and 0 for a dense model."""
     profile = resolved.capabilities
-    total = sum(layers)
-    if not profile.experts or not profile.active_experts:
-        return total
-    attention = _attention_parameters(resolved.shape) if resolved.shape else 0
-    share = min(profile.active_experts / profile.experts, 1.0)
-    return sum(min(count, attention) + round(max(count - attention, 0) * share) for count in layers)
+    if not profile.is_mixture_of_experts() or not profile.experts or not profile.active_experts:
+        return 0, 0
+    return profile.experts, min(profile.active_experts, profile.experts)
 
 
-def _attention_parameters(shape: ModelShape) -> int:
+def _expert_parameters(
+    resolved: ResolvedModel, layers: tuple[int, ...], experts: int
+) -> tuple[int, ...]:
+    """Parameters of each layer's experts: as the tensor headers say, else by the dimensions.
+
+    Then it is what is neither attention nor router, and where experts are many, one of them is
+    taken as shared by all tokens: it may be, and is little if it is not.
+    """
+    if not experts:
+        return (0,) * len(layers)
+    if resolved.weights is not None:
+        return resolved.weights.expert_parameters or (0,) * len(layers)
+    shape = resolved.shape
+    beside = attention_parameters(shape) + shape.hidden_size * experts if shape else 0
+    shared = 1 if experts >= _MANY_EXPERTS else 0
+    return tuple(max(count - beside, 0) * experts // (experts + shared) for count in layers)
+
+
+def _stored_layer_bytes(resolved: ResolvedModel, layer_bytes: tuple[int, ...]) -> tuple[int, ...]:
+    inventory = resolved.weights
+    if inventory is None:
+        return layer_bytes
+    if resolved.quantization is not None:
+        return layer_bytes  # layers that are read in each pass are expanded once, on disk
+    if resolved.weight_format == "gguf":
+        # It is expanded to bfloat16 safetensors before it is loaded.
+        return tuple(ITEM_BYTES["bfloat16"] * count for count in inventory.layer_parameters)
+    return inventory.layer_bytes
+
+
+def attention_parameters(shape: ModelShape) -> int:
     """Query, key, value and output projections of one layer."""
     heads = 2 * shape.attention_heads + 2 * shape.kv_heads
     return shape.hidden_size * heads * shape.head_dim

@@ -82,7 +82,7 @@ class Field(View, frozen=True):
 class Segment(View, frozen=True):
     """A stretch of a memory bar."""
 
-    kind: Literal["layers", "embeddings", "kv", "activations", "used"]
+    kind: Literal["layers", "embeddings", "staging", "kv", "activations", "used"]
     label: str
     size_bytes: int
     parts: int = 1  # e.g. the number of layers, drawn as subdivisions

@@ -46,6 +46,9 @@ class Renderable(ABC):
         """Return the card as aligned lines for a terminal."""
         return card_to_text(self.card())
 
+    def __str__(self) -> str:
+        return self.to_text()
+
     def _repr_html_(self) -> str:
         return self.to_html()
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
+
+from ollm_widgets.errors import Cancelled
+from ollm_widgets.runtime.decoding import StepRunner, can_decode, decode_ids
 
 if TYPE_CHECKING:
     import torch
@@ -35,8 +39,10 @@ def run_generate(
     cache: Cache | None,
     cancel: threading.Event,
     watch: TokenWatcher,
+    steps: StepRunner | None = None,
+    read_behind: bool = True,
 ) -> torch.Tensor:
-    """Generate with transformers' own loop.
+    """Generate with transformers' own loop, or with `steps` where they do the same.
 
     Parameters
     ----------
@@ -50,6 +56,10 @@ def run_generate(
         Looked at before every decoder layer and after every token.
     watch
         Sees the ids after each token.
+    steps
+        Runs prompts and tokens over a cache of its own, in place of `cache`.
+    read_behind
+        See `decode_ids`.
 
     Returns
     -------
@@ -61,22 +71,37 @@ def run_generate(
 
     latest = input_ids
 
+    def note(ids: torch.Tensor) -> bool:
+        nonlocal latest
+        latest = ids
+        return watch(ids)
+
     class Watcher(StoppingCriteria):
         def __call__(self, ids: Any, scores: Any, **_kwargs: Any) -> torch.Tensor:
-            nonlocal latest
-            latest = ids
-            halt = watch(ids) or cancel.is_set()
+            halt = note(ids) or cancel.is_set()
             return torch.full((ids.shape[0],), halt, dtype=torch.bool, device=ids.device)
 
     config = effective_generation(model, generation, new_tokens)
     config.use_cache = cache is not None
-    options: dict[str, Any] = {} if cache is None else {"past_key_values": cache}
+    options: dict[str, Any] = {} if cache is None else {_cache_argument(model): cache}
     with (
         torch.inference_mode(),
         _seeded(generation.seed if generation.temperature > 0 else None, model.device),
         _cancellable_layers(model, cancel),
     ):
         try:
+            if steps is not None and can_decode(model, config, input_ids.shape[0]):
+                return decode_ids(
+                    model,
+                    steps,
+                    input_ids,
+                    attention_mask,
+                    config,
+                    new_tokens=new_tokens,
+                    cancel=cancel,
+                    watch=note,
+                    read_behind=read_behind,
+                )
             return _generate(model)(
                 input_ids,
                 attention_mask=attention_mask,
@@ -84,8 +109,14 @@ def run_generate(
                 stopping_criteria=StoppingCriteriaList([Watcher()]),
                 **options,
             )
-        except _CancelledInLayer:
-            return latest
+        except (_CancelledInLayer, Cancelled):
+            return latest.to(input_ids.device)
+
+
+def _cache_argument(model: PreTrainedModel) -> str:
+    """What the model calls its cache: those with nothing but a state have a name of their own."""
+    named = inspect.signature(model.forward).parameters
+    return "cache_params" if "cache_params" in named else "past_key_values"
 
 
 def _generate(model: PreTrainedModel) -> Callable[..., torch.Tensor]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ollm_widgets.errors import ConfigError, RuntimeClosedError
 from ollm_widgets.kv.cache import build_cache
 from ollm_widgets.planning.config import GenerationConfig
+from ollm_widgets.planning.parts import listed
 from ollm_widgets.render.card import Card, Row
 from ollm_widgets.render.renderable import Renderable
 from ollm_widgets.render.units import format_memory
@@ -21,6 +22,8 @@ from ollm_widgets.runtime.caches import CacheShelf
 from ollm_widgets.runtime.completion import Completion, Delta
 from ollm_widgets.runtime.memory import MemoryUse, measure
 from ollm_widgets.runtime.prompt import Prompt, attention_for, encode_prompt, room_for_new_tokens
+from ollm_widgets.runtime.rebalance import moved_placement
+from ollm_widgets.runtime.trace import Trace
 from ollm_widgets.runtime.worker import Job, ModelWorker
 
 if TYPE_CHECKING:
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
     from ollm_widgets.models.capabilities import CapabilityProfile
     from ollm_widgets.models.resolved import ResolvedModel
     from ollm_widgets.planning.config import KVCacheLifecycle, KVStrategyId, RuntimeConfig
+    from ollm_widgets.planning.ids import OffloadPolicy
+    from ollm_widgets.planning.parts import LayerPlacement
     from ollm_widgets.planning.plan import RuntimePlan
 
 
@@ -72,7 +77,7 @@ class LoadedRuntime(Renderable):
     def capabilities(self) -> CapabilityProfile:
         """What this runtime can do, in agreement with the plan as applied."""
         return replace(
-            self.resolved_model.capabilities,
+            self.plan.capabilities,
             supports_disk_cache=self.plan.supports_disk_cache,
             supports_specialization=self.plan.specialization_applied,
         )
@@ -156,7 +161,8 @@ class LoadedRuntime(Renderable):
 
         def work(stop: threading.Event, emit: Callable[[torch.Tensor], None]) -> None:
             with self._cache_for(kv_cache) as cache:
-                request = Request(input_ids, mask, generation, new_tokens, cache, stop)
+                renew = self._renewed_cache if kv_cache is None else None
+                request = Request(input_ids, mask, generation, new_tokens, cache, stop, renew)
                 emit(generate_ids(self._open(), self.plan, request, lambda _ids: False))
 
         (output,) = self._worker.submit(work).items(cancel)
@@ -191,7 +197,9 @@ class LoadedRuntime(Renderable):
 
         def work(stop: threading.Event, emit: Callable[[Delta], None]) -> None:
             with self._cache_for(None) as cache:
-                request = Request(input_ids, mask, generation, new_tokens, cache, stop)
+                request = Request(
+                    input_ids, mask, generation, new_tokens, cache, stop, self._renewed_cache
+                )
                 answer(self._open(), self.plan, request, emit)
 
         return self._remembering(self._worker.submit(work), cancel)
@@ -241,6 +249,95 @@ class LoadedRuntime(Renderable):
         """Forget every cache that `get_or_create_kv_cache` has made."""
         self._caches.clear()
 
+    # ------------------------------------------------------------------ where its layers are
+
+    def rebalance(
+        self,
+        offload_gpu_layers: int | None = None,
+        offload_cpu_layers: int | None = None,
+        offload_cpu_policy: OffloadPolicy | None = None,
+        cancel: threading.Event | None = None,
+    ) -> LayerPlacement:
+        """Move layers between accelerator, host memory and disk without loading again.
+
+        Waits for its turn behind the requests that run.
+
+        Parameters
+        ----------
+        offload_gpu_layers, offload_cpu_layers
+            Layers that shall stay on the accelerator, and in host memory; None keeps the count.
+        offload_cpu_policy
+            Which are the host's; None keeps the policy.
+        cancel
+            Set it from another thread to end between two layers; the model works all the same.
+
+        Returns
+        -------
+        LayerPlacement
+            Where the layers are then.
+
+        Raises
+        ------
+        ConfigError
+            If the counts cannot be had, or this backend keeps its layers in one place.
+        OutOfMemory
+            If a tier has too little room; nothing has moved.
+        """
+        engine = self._open().engine
+        if engine is None:
+            raise ConfigError(
+                "rebalance",
+                f"{self.plan.backend_id} keeps the whole model on one device.",
+                hint="Load it with backend='optimized-native' to move layers.",
+            )
+        placement = moved_placement(
+            engine.placement,
+            offload_gpu_layers,
+            offload_cpu_layers,
+            offload_cpu_policy or self.config.offload_cpu_policy,
+            on_cpu=self.device.type == "cpu",
+        )
+
+        def work(stop: threading.Event, emit: Callable[[LayerPlacement], None]) -> None:
+            emit(engine.rebalance(placement, stop))
+
+        job = self._worker.submit(work)
+        try:
+            (reached,) = job.items(cancel)
+        finally:
+            self._note_placement()
+        return reached
+
+    @contextmanager
+    def trace(self) -> Iterator[Trace]:
+        """Record where the time of each pass goes, layer by layer, while the context is open.
+
+        Steps are not captured meanwhile: a graph shows its layers to nobody.
+
+        Yields
+        ------
+        Trace
+            Its ``passes`` are filled when the context closes.
+
+        Raises
+        ------
+        ConfigError
+            If this backend does not see its layers.
+        """
+        engine = self._open().engine
+        if engine is None:
+            raise ConfigError(
+                "trace",
+                f"{self.plan.backend_id} does not see the layers of its model.",
+                hint="Load it with backend='optimized-native'.",
+            )
+        trace = Trace()
+        self._on_worker(engine.start_trace)
+        try:
+            yield trace
+        finally:
+            self._on_worker(lambda: trace.passes.extend(engine.stop_trace()))
+
     # ------------------------------------------------------------------ what it holds
 
     def memory(self) -> MemoryUse:
@@ -248,7 +345,10 @@ class LoadedRuntime(Renderable):
         if self.closed:
             return MemoryUse()
         running = self._running_cache
-        return measure(self.model, self._caches.all() + (() if running is None else (running,)))
+        loaded = self._open()
+        kept = None if loaded.steps is None else loaded.steps.cache
+        caches = self._caches.all() + tuple(each for each in (running, kept) if each is not None)
+        return measure(loaded.model, caches, loaded.engine)
 
     def close(self) -> None:
         """Cancel what runs and give the memory back; calling it again does nothing."""
@@ -258,6 +358,10 @@ class LoadedRuntime(Renderable):
         if loaded is None:
             return
         on_accelerator = loaded.device.type == "cuda"
+        if loaded.steps is not None:
+            loaded.steps.close()
+        if loaded.engine is not None:
+            loaded.engine.close()
         del loaded
         gc.collect()
         if on_accelerator:
@@ -272,14 +376,20 @@ class LoadedRuntime(Renderable):
         self.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self.closed else f"{self.plan.backend_id} on {self.plan.device}"
+        state = (
+            "closed" if self.closed else f"{self.plan.backend_id} on {listed(self.plan.devices)}"
+        )
         return f"<LoadedRuntime {self.name}: {state}>"
 
     def card(self) -> Card:
         """What is loaded, how, and what it holds."""
         use = self.memory()
         rows = [
-            Row("Backend", f"{self.plan.backend_id}, {self.plan.dtype} on {self.plan.device}"),
+            Row(
+                "Backend",
+                f"{self.plan.backend_id}, {self.plan.dtype} on {listed(self.plan.devices)}",
+            ),
+            Row("Layers", self.plan.placement.summary()),
             Row("KV cache", f"{self.plan.kv.strategy}: {self.plan.kv.why}"),
             Row("Host memory", format_memory(use.host_bytes)),
         ]
@@ -303,18 +413,41 @@ class LoadedRuntime(Renderable):
             )
         return self._loaded
 
+    def _on_worker(self, call: Callable[[], None]) -> None:
+        """Run `call` between two requests, and wait for it."""
+        for _ in self._worker.submit(lambda _stop, _emit: call()).items(None):
+            pass
+
     @contextmanager
     def _cache_for(self, given: Cache | None) -> Iterator[Cache | None]:
         """Give the request its cache, and let `memory` see it while the request runs."""
-        kv = self.plan.kv
-        cache = given
-        if given is None and self.config.use_cache:
-            cache = build_cache(self.model, kv.strategy, kv.window_tokens)
-        self._running_cache = cache
+        cache = self._running_cache = self._new_cache() if given is None else given
         try:
             yield cache
         finally:
             self._running_cache = None
+            self._note_placement()
+
+    def _note_placement(self) -> None:
+        """Say in the plan where the layers are by now, and why."""
+        engine = None if self._loaded is None else self._loaded.engine
+        if engine is None or engine.placement == self.plan.placement:
+            return
+        news = (note for note in engine.notes if note not in self.plan.details)
+        self.plan = self.plan.refine(
+            placement=engine.placement, details=(*self.plan.details, *news)
+        )
+
+    def _renewed_cache(self) -> Cache | None:
+        """Another empty cache for the request that runs."""
+        self._running_cache = self._new_cache()
+        return self._running_cache
+
+    def _new_cache(self) -> Cache | None:
+        kv = self.plan.kv
+        if not self.config.use_cache:
+            return None
+        return build_cache(self.model, kv.strategy, kv.window_tokens)
 
     def _remembering(self, job: Job[Delta], cancel: threading.Event | None) -> Iterator[Delta]:
         """Pass the pieces on, and keep the finished answer's figures for the card."""

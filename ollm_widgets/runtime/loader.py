@@ -204,11 +204,13 @@ class RuntimeLoader:
         check_cancelled(cancel)
         try:
             loaded = self._load_by(plan, path, progress, cancel)
-            plan = plan.refine(applied_specialization_pass_ids=loaded.applied_pass_ids)
+            plan = _as_applied(plan, loaded)
         except (SpecializationLoadError, SpecializationApplicationError) as error:
             if not _may_fall_back(config, plan):
                 raise
             plan = self._fallback_plan(inspected, config, error)
+            if not plan.is_executable():
+                raise
             loaded = self._load_by(plan, path, progress, cancel)
         plan = _with_working_cache(plan, loaded)
         return LoadedRuntime(
@@ -254,6 +256,19 @@ class RuntimeLoader:
         """Plan once more without specialization, so that the KV choice is made anew."""
         plan = self.selector.select(resolved, config.copy(use_specialization=False))
         return plan.refine(specialization_state="fallback", fallback_reason=str(error))
+
+
+def _as_applied(plan: RuntimePlan, loaded: LoadedModel) -> RuntimePlan:
+    """Say of the plan what did happen."""
+    if plan.specialization_state != "planned":
+        return plan
+    plan = plan.refine(
+        specialization_state="applied",
+        specialization_applied=True,
+        applied_specialization_pass_ids=loaded.applied_pass_ids,
+        details=(*plan.details, *loaded.notes),
+    )
+    return plan if loaded.engine is None else plan.refine(placement=loaded.engine.placement)
 
 
 def _may_fall_back(config: RuntimeConfig, plan: RuntimePlan) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ollm_widgets.kv.cache import cache_bytes
@@ -11,29 +11,78 @@ from ollm_widgets.kv.cache import cache_bytes
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
 
+    from ollm_widgets.weights.engine import WeightEngine
+
 
 @dataclass(frozen=True, slots=True)
 class MemoryUse:
-    """Measured bytes of one runtime, by tier and kind."""
+    """Measured bytes of one runtime, by tier and kind.
+
+    Parameters
+    ----------
+    accelerator_weights_bytes, host_weights_bytes, disk_weights_bytes
+        Weights that live there; those on disk are read each pass.
+    accelerator_staging_bytes, host_staging_bytes
+        Buffers that streamed layers pass through.
+    accelerator_kv_bytes, host_kv_bytes
+        Keys and values.
+    """
 
     accelerator_weights_bytes: int = 0
     host_weights_bytes: int = 0
+    disk_weights_bytes: int = 0
+    accelerator_staging_bytes: int = 0
+    host_staging_bytes: int = 0
     accelerator_kv_bytes: int = 0
     host_kv_bytes: int = 0
 
     @property
     def accelerator_bytes(self) -> int:
         """Everything on the accelerator."""
-        return self.accelerator_weights_bytes + self.accelerator_kv_bytes
+        return (
+            self.accelerator_weights_bytes
+            + self.accelerator_staging_bytes
+            + self.accelerator_kv_bytes
+        )
 
     @property
     def host_bytes(self) -> int:
         """Everything in host memory."""
-        return self.host_weights_bytes + self.host_kv_bytes
+        return self.host_weights_bytes + self.host_staging_bytes + self.host_kv_bytes
 
 
-def measure(model: PreTrainedModel, caches: Iterable[Cache]) -> MemoryUse:
-    """Add up the tensors of `model` and `caches` where they are now."""
+def measure(
+    model: PreTrainedModel, caches: Iterable[Cache], engine: WeightEngine | None = None
+) -> MemoryUse:
+    """Add up the weights of `model` and its `caches` where they are now.
+
+    Parameters
+    ----------
+    engine
+        Knows where the weights are, if they do not simply stay in the model.
+    """
+    kv_bytes = sum(cache_bytes(cache) for cache in caches)
+    kv_on_host = model.device.type == "cpu"
+    use = _weights_in(model) if engine is None else _weights_of(engine)
+    return replace(
+        use,
+        accelerator_kv_bytes=0 if kv_on_host else kv_bytes,
+        host_kv_bytes=kv_bytes if kv_on_host else 0,
+    )
+
+
+def _weights_of(engine: WeightEngine) -> MemoryUse:
+    held = engine.memory()
+    return MemoryUse(
+        accelerator_weights_bytes=held.accelerator_layers_bytes + held.accelerator_other_bytes,
+        host_weights_bytes=held.host_layers_bytes + held.host_other_bytes,
+        disk_weights_bytes=held.disk_layers_bytes,
+        accelerator_staging_bytes=held.accelerator_ring_bytes,
+        host_staging_bytes=held.host_ring_bytes,
+    )
+
+
+def _weights_in(model: PreTrainedModel) -> MemoryUse:
     on_accelerator = on_host = 0
     for tensor in (*model.parameters(), *model.buffers()):
         size = tensor.numel() * tensor.element_size()
@@ -41,11 +90,4 @@ def measure(model: PreTrainedModel, caches: Iterable[Cache]) -> MemoryUse:
             on_host += size
         else:
             on_accelerator += size
-    kv_bytes = sum(cache_bytes(cache) for cache in caches)
-    kv_on_host = model.device.type == "cpu"
-    return MemoryUse(
-        accelerator_weights_bytes=on_accelerator,
-        host_weights_bytes=on_host,
-        accelerator_kv_bytes=0 if kv_on_host else kv_bytes,
-        host_kv_bytes=kv_bytes if kv_on_host else 0,
-    )
+    return MemoryUse(accelerator_weights_bytes=on_accelerator, host_weights_bytes=on_host)

@@ -34,7 +34,7 @@ def pick(workbench: Locator, text: str, name: str) -> None:
 
 def load_model(workbench: Locator) -> None:
     pick(workbench, "smollm", "smollm2-135m")
-    expect(region(workbench, "Plan")).to_contain_text("Runs with transformers-generic")
+    expect(region(workbench, "Plan")).to_contain_text("Runs with optimized-native")
     region(workbench, "Loading").get_by_role("button", name="Load", exact=True).click()
     expect(region(workbench, "Loading")).to_contain_text("was loaded in", timeout=LONG_S)
 
@@ -76,7 +76,7 @@ def test_pick_plan_load_chat_stop_and_a_second_question(lab: Lab) -> None:
     notebook, workbench = open_workbench(lab)
     expect(region(workbench, "Plan")).to_contain_text("Pick a model")
     load_model(workbench)
-    expect(region(workbench, "Capabilities")).to_contain_text("generic")
+    expect(region(workbench, "Capabilities")).to_contain_text("optimized")
     expect(region(workbench, "In memory")).to_contain_text("smollm2-135m")
     notebook.screenshot("workbench-loaded")
 

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from ollm_widgets.models.completeness import find_gaps
+from ollm_widgets.models.expert_families import STACKED_EXPERTS
 from ollm_widgets.models.family_defaults import FAMILY_DEFAULTS
 from ollm_widgets.models.inspection import inspect_materialized_model
+from ollm_widgets.models.kinds import NATIVE_KINDS
 from ollm_widgets.models.resolved import ResolvedModel
 from tests.models.architectures import ARCHITECTURES, Architecture, save
 
@@ -77,8 +79,8 @@ def test_the_shape_is_the_models(architecture: Architecture, checkpoint: Checkpo
 def test_every_no_has_its_reason(architecture: Architecture, checkpoint: Checkpoint) -> None:
     model = inspect(checkpoint(architecture)[0])
     profile = model.capabilities
-    if architecture.kind == "causal-lm":
-        assert profile.support_level == "generic"
+    if architecture.kind in NATIVE_KINDS:
+        assert profile.support_level == "optimized"
         assert profile.reason_for("support_level") is None
     else:
         assert profile.support_level == "unsupported"
@@ -86,6 +88,31 @@ def test_every_no_has_its_reason(architecture: Architecture, checkpoint: Checkpo
         assert f"{architecture.kind} is not built" in model.resolution_message
     assert profile.supports_disk_cache or profile.reason_for("supports_disk_cache")
     assert profile.supports_specialization or profile.reason_for("supports_specialization")
+    for modality in ("image", "audio"):
+        assert bool(profile.reason_for(modality)) == (modality in profile.modalities)
+
+
+@pytest.mark.parametrize("architecture", [a for a in ARCHITECTURES if a.experts[0]], ids=str)
+def test_the_experts_of_the_headers_are_those_that_the_engine_finds(
+    architecture: Architecture, checkpoint: Checkpoint
+) -> None:
+    import torch
+
+    from ollm_widgets.weights.skeleton import build_skeleton
+    from ollm_widgets.weights.structure import decoder_structure
+
+    folder, _ = checkpoint(architecture)
+    weights = inspect(folder).weights
+    assert weights is not None
+    model = build_skeleton(folder, torch.bfloat16, torch.device("cpu"), architecture.kind)
+    structure = decoder_structure(model)
+    found = tuple(
+        sum(p.numel() for p in layer.get_submodule(group.path).parameters()) if group else 0
+        for layer, group in zip(structure.layers, structure.expert_groups, strict=True)
+    )
+    assert weights.expert_parameters == found
+    assert weights.expert_bytes == tuple(2 * count for count in found)
+    assert architecture.model_type in STACKED_EXPERTS
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 
 from ollm_widgets.errors import MalformedModelError, UnsafeModelError, UnsupportedModelError
 from ollm_widgets.models.inspection import inspect_materialized_model
+from ollm_widgets.models.quantization import Quantization
 from ollm_widgets.models.resolved import ResolvedModel
 from ollm_widgets.models.shape import ModelShape
 
@@ -19,10 +20,11 @@ def inspect(path: Path) -> ResolvedModel:
     return inspect_materialized_model(str(path), path, "local-path")
 
 
-def test_a_saved_causal_model_is_generic_with_its_facts(tiny_llama: Path) -> None:
+def test_a_saved_causal_model_is_optimized_with_its_facts(tiny_llama: Path) -> None:
     model = inspect(tiny_llama)
     profile = model.capabilities
-    assert profile.support_level == "generic"
+    assert profile.support_level == "optimized"
+    assert profile.supports_specialization
     assert model.architecture == "LlamaForCausalLM"
     assert model.model_type == "llama"
     assert model.generic_model_kind == "causal-lm"
@@ -112,11 +114,6 @@ def test_experts_are_counted(tiny_llama: Path, edit_config: EditConfig) -> None:
     ("changes", "kind", "modalities"),
     [
         (
-            {"architectures": ["Gemma3ForConditionalGeneration"], "vision_config": {"x": 1}},
-            "image-text-to-text",
-            ("text", "image"),
-        ),
-        (
             {"architectures": ["VoxtralForConditionalGeneration"], "audio_config": {"x": 1}},
             "audio-text-to-text",
             ("text", "audio"),
@@ -172,7 +169,7 @@ def test_pickle_weights_are_refused_as_unsafe(tiny_llama: Path) -> None:
 def test_pickle_files_beside_safetensors_are_ignored_and_named(tiny_llama: Path) -> None:
     (tiny_llama / "pytorch_model.bin").write_bytes(b"x")
     profile = inspect(tiny_llama).capabilities
-    assert profile.support_level == "generic"
+    assert profile.support_level == "optimized"
     assert any("pytorch_model.bin" in detail for detail in profile.details)
 
 
@@ -201,12 +198,14 @@ def test_quantized_checkpoints_without_a_kernel_here_are_refused(
 
 
 @pytest.mark.parametrize("method", ["mxfp4", "fp8"])
-def test_quantized_checkpoints_that_transformers_expands_are_generic(
+def test_quantized_checkpoints_that_transformers_expands_run(
     tiny_llama: Path, edit_config: EditConfig, method: str
 ) -> None:
     edit_config(tiny_llama, quantization_config={"quant_method": method})
-    profile = inspect(tiny_llama).capabilities
-    assert profile.support_level == "generic"
+    model = inspect(tiny_llama)
+    profile = model.capabilities
+    assert model.quantization == Quantization(method)
+    assert profile.support_level == "optimized"
     assert any(method in detail for detail in profile.details)
 
 
@@ -291,7 +290,8 @@ def test_a_safetensors_file_leads_to_its_folder(tiny_llama: Path, tmp_path: Path
 
 def test_the_embedded_gguf_tells_its_shape_and_weights(smollm_gguf: Path) -> None:
     model = inspect(smollm_gguf)
-    assert model.capabilities.support_level == "generic"
+    assert model.capabilities.support_level == "optimized"
+    assert model.quantization is None
     assert model.weight_format == "gguf"
     assert model.architecture == "LlamaForCausalLM"
     assert model.capabilities.parameters == 134_515_008
@@ -319,8 +319,29 @@ def test_every_no_has_a_reason(tiny_llama: Path) -> None:
     profile = inspect(tiny_llama).capabilities
     assert not profile.supports_disk_cache
     assert profile.reason_for("supports_disk_cache")
+    assert profile.supports_specialization
+    assert profile.reason_for("supports_specialization") is None
+
+
+def test_a_model_that_only_transformers_runs_is_generic_and_says_why(
+    tiny_llama: Path, edit_config: EditConfig
+) -> None:
+    edit_config(tiny_llama, num_hidden_layers=3)
+    profile = inspect(tiny_llama).capabilities
+    assert profile.support_level == "generic"
     assert not profile.supports_specialization
-    assert profile.reason_for("supports_specialization")
+    reason = profile.reason_for("supports_specialization")
+    assert reason is not None
+    assert "2 decoder layers, and the config announces 3" in reason
+
+
+def test_what_does_not_run_has_no_specialization_either(
+    tiny_llama: Path, edit_config: EditConfig
+) -> None:
+    edit_config(tiny_llama, quantization_config={"quant_method": "awq"})
+    profile = inspect(tiny_llama).capabilities
+    assert not profile.supports_specialization
+    assert profile.reason_for("supports_specialization") == "No backend runs it."
 
 
 def test_a_model_draws_itself_in_every_form(tiny_llama: Path) -> None:

@@ -20,6 +20,7 @@ from ollm_widgets.models.dimensions import MAX_LAYERS
 from ollm_widgets.models.examination import examine, examine_elsewhere
 from ollm_widgets.models.files import FolderFiles
 from ollm_widgets.models.inspection import inspect_materialized_model
+from ollm_widgets.models.kinds import NATIVE_KINDS
 from ollm_widgets.models.tensors import TensorHeader, parse_safetensors_header
 
 HEADERS = 6_000
@@ -231,7 +232,7 @@ def test_a_changed_config_is_refused_or_read_right(
                 assert len(found.refusal) < 20_000
                 continue
             assert isinstance(changed, dict)
-            assert found.kind == "causal-lm"
+            assert found.kind in NATIVE_KINDS
             if found.shape is None:
                 continue
             assert 0 < found.shape.layers <= MAX_LAYERS

@@ -12,6 +12,9 @@ from ollm_widgets.models.inspection import inspect_materialized_model
 from ollm_widgets.models.quantization import Quantization, logical_elements, read_quantization
 from ollm_widgets.models.resolved import ResolvedModel
 from ollm_widgets.models.tensors import TensorHeader
+from ollm_widgets.planning.config import GenerationConfig, RuntimeConfig
+from tests.weights.quantized import QUANTIZED, expanded, quantize
+from tests.weights.streamed_models import save_lively
 
 EditConfig = Callable[..., None]
 
@@ -140,6 +143,7 @@ def test_a_nested_text_config_may_say_it() -> None:
         (Quantization("fp8"), "l.q_proj.weight_scale_inv", "float32", 100, 0),
         (Quantization("mxfp4"), "l.experts.down_proj_blocks", "uint8", 100, 200),
         (Quantization("mxfp4"), "l.experts.down_proj_scales", "uint8", 100, 0),
+        (Quantization("fp8"), "l.experts.0.w1.weight", "int8", 100, 200),
         (None, "l.q_proj.scales", "float32", 100, 100),
     ],
 )
@@ -202,3 +206,35 @@ def test_a_gptq_checkpoint_says_its_real_number_of_parameters(
     profile = inspect(tiny_llama).capabilities
     assert profile.parameters == 128 * 64 + 64 * 64
     assert profile.bytes_on_disk == position
+
+
+@pytest.mark.parametrize("layers_in_ram", [None, 0, 1], ids=["in RAM", "on disk", "mixed"])
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_an_expandable_checkpoint_runs_natively_with_the_tokens_of_transformers(
+    name: str, layers_in_ram: int | None, saved_llama: Path, tmp_path: Path
+) -> None:
+    import torch
+
+    from ollm_widgets.runtime.loader import RuntimeLoader
+
+    architecture, method = QUANTIZED[name]
+    folder = save_lively(architecture, tmp_path / "model")
+    quantize(folder, method)
+    for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(saved_llama / file, folder)
+    ids = torch.tensor([[5, 9, 33, 17, 8, 41]])
+    wanted = expanded(folder, method, torch.bfloat16).generate(  # type: ignore[operator]
+        ids, max_new_tokens=6, do_sample=False
+    )
+    config = RuntimeConfig(
+        f"path:{folder}", device="cpu", dtype="bfloat16", offload_cpu_layers=layers_in_ram
+    )
+    with RuntimeLoader().load(config) as runtime:
+        assert runtime.plan.backend_id == "optimized-native"
+        assert runtime.plan.placement.disk_layers == 5 - (
+            5 if layers_in_ram is None else layers_in_ram
+        )
+        assert f"Its {method} weights are expanded to bfloat16 when loaded." in (
+            runtime.plan.details
+        )
+        assert torch.equal(runtime.generate(ids, GenerationConfig(6)), wanted)

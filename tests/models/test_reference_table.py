@@ -40,7 +40,7 @@ TABLE = (
     Row("GPT-OSS-20b", None, "GPT-OSS-20b", None, "builtin", "openai/gpt-oss-20b"),
     Row(" llama3-8b-CHAT\n", None, "llama3-8b-CHAT", None, "builtin", EIGHT_B),
     Row("llama3-8B-chat@main", None, "llama3-8B-chat", "main", "hugging-face", EIGHT_B),
-    Row("gemma3-12B", None, "gemma3-12B", None, "builtin", "google/gemma-3-12b-it", runs=False),
+    Row("gemma3-12B", None, "gemma3-12B", None, "builtin", "google/gemma-3-12b-it"),
     # Repositories; one that an alias names is that alias, a revision makes it plain.
     Row("org/name", None, "org/name", None, "hugging-face", "org/name"),
     Row("Org/Name-1.5_b", None, "Org/Name-1.5_b", None, "hugging-face", "Org/Name-1.5_b"),

@@ -45,7 +45,7 @@ def test_a_model_on_the_hub_is_what_its_folder_would_be(
     assert (remote.architecture, remote.model_type) == (local.architecture, local.model_type)
     assert remote.generic_model_kind == local.generic_model_kind
     profile = remote.capabilities
-    assert profile.support_level == "generic"
+    assert profile.support_level == "optimized"
     assert profile.parameters == local.capabilities.parameters
     assert profile.bytes_on_disk == local.capabilities.bytes_on_disk
     assert profile.has_chat_template is True

@@ -9,6 +9,7 @@ import pytest
 
 from ollm_widgets.errors import MalformedModelError, ModelReferenceError
 from ollm_widgets.models import inspection, resolver
+from ollm_widgets.models.quantization import Quantization
 from ollm_widgets.models.resolver import ModelResolver
 
 COMMIT = "fedcba9876543210fedcba9876543210fedcba98"
@@ -74,22 +75,33 @@ def test_an_alias_that_is_not_here_carries_the_catalogs_facts(
     assert model.source_kind == "builtin"
     assert model.model_path is None
     assert model.is_downloadable()
-    assert model.capabilities.support_level == "generic"
+    assert model.capabilities.support_level == "optimized"
+    assert model.quantization == Quantization("mxfp4")
     assert (model.capabilities.experts, model.capabilities.active_experts) == (32, 4)
     assert "not on this machine" in model.resolution_message
 
 
-@pytest.mark.parametrize(
-    ("alias", "kind"),
-    [("gemma3-12B", "image-text-to-text"), ("voxtral-small-24B", "audio-text-to-text")],
-)
-def test_an_alias_of_a_kind_not_built_says_so(
-    finder: ModelResolver, models_dir: Path, alias: str, kind: str
-) -> None:
-    model = finder.resolve(alias, models_dir)
+def test_an_alias_of_a_kind_not_built_says_so(finder: ModelResolver, models_dir: Path) -> None:
+    model = finder.resolve("voxtral-small-24B", models_dir)
     assert not model.is_supported()
-    assert kind in model.resolution_message
+    assert "audio-text-to-text is not built" in model.resolution_message
     assert model.capabilities.requires_processor
+
+
+def test_an_alias_of_an_image_model_runs_on_text(finder: ModelResolver, models_dir: Path) -> None:
+    model = finder.resolve("gemma3-12B", models_dir)
+    profile = model.capabilities
+    assert profile.support_level == "optimized"
+    assert "not on this machine" in model.resolution_message
+    assert profile.reason_for("image") == "This version gives models text only."
+
+
+def test_nobody_knows_what_runs_a_repository_that_was_not_read(
+    finder: ModelResolver, models_dir: Path
+) -> None:
+    profile = finder.resolve("org/unread", models_dir).capabilities
+    assert not profile.supports_specialization
+    assert "config and tensor headers" in str(profile.reason_for("supports_specialization"))
 
 
 def test_a_repository_with_an_alias_is_that_alias(finder: ModelResolver, models_dir: Path) -> None:
@@ -247,12 +259,12 @@ def test_discovery_lists_managed_folders_then_snapshots_in_order(
     add_to_hub_cache(tiny_llama, "meta-llama/Llama-3.2-1B-Instruct")
     found = finder.discover_local_models(models_dir)
     assert [(model.display_name, model.capabilities.support_level) for model in found] == [
-        ("tiny.gguf", "generic"),
-        ("b-model", "generic"),
+        ("tiny.gguf", "optimized"),
+        ("b-model", "optimized"),
         ("broken", "unsupported"),
-        ("llama3-1B-chat", "generic"),
-        ("org/tiny", "generic"),
-        (f"org/tiny@{COMMIT}", "generic"),
+        ("llama3-1B-chat", "optimized"),
+        ("org/tiny", "optimized"),
+        (f"org/tiny@{COMMIT}", "optimized"),
     ]
 
 

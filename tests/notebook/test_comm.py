@@ -105,7 +105,7 @@ def test_a_malformed_message_is_refused_and_the_next_command_works(
     planned = page.wait_for(
         lambda message: message["kind"] == "plan" and bool(message["body"]["executable"])
     )
-    assert planned["body"]["headline"].startswith("Runs with transformers-generic")
+    assert planned["body"]["headline"].startswith("Runs with optimized-native")
 
 
 def test_what_cannot_be_done_now_is_an_error_with_a_hint(page: Page) -> None:

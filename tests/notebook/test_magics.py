@@ -104,7 +104,7 @@ def test_list_names_the_catalog_and_what_is_in_memory(kernel: Kernel) -> None:
 
 def test_info_describes_a_model_or_the_one_in_use(kernel: Kernel) -> None:
     (data,) = kernel.run("%ollm info").results
-    assert "transformers-generic" in data["text/plain"]
+    assert "optimized-native" in data["text/plain"]
     (data,) = kernel.run("%ollm info gpt-oss-20B").results
     assert "openai/gpt-oss-20b" in data["text/plain"]
 
@@ -121,7 +121,7 @@ def test_the_bare_magic_opens_the_workbench(kernel: Kernel) -> None:
         ("%ollm lod", "plan, load, list, search, info, download, rm, unload"),
         ("%ollm load no-such-model", "no-such-model"),
         ("%ollm load ./no/such/folder", "no such folder"),
-        ("%ollm load smollm2-135m --backend optimized-native", "weight engine"),
+        ("%ollm load smollm2-135m --offload-gpu-layers 31", "the model has 30"),
         ("%ollm load smollm2-135m --kv-cache-strategy paged", "paged"),
         ("%ollm plan smollm2-135m --context-tokens many", "--context-tokens"),
         ("%ollm plan smollm2-135m --context-tokens -5", "context_tokens"),

@@ -66,6 +66,7 @@ def model() -> ResolvedModel:
             layers=30,
         ),
         model_path=Path("models/smollm2-135m"),
+        weight_format="safetensors",
         repo_id="HuggingFaceTB/SmolLM2-135M-Instruct",
         generic_model_kind="causal-lm",
         shape=shape,
@@ -101,6 +102,67 @@ def large_model(model: ResolvedModel) -> ResolvedModel:
             dtype="bfloat16",
             layer_bytes=(2 * layer,) * 32,
             layer_parameters=(layer,) * 32,
+            embedding_bytes=2 * embedding,
+            embedding_parameters=embedding,
+            other_bytes=2 * embedding,
+            other_parameters=embedding,
+            files=("model.safetensors",),
+        ),
+    )
+
+
+@pytest.fixture(scope="session")
+def expert_model(model: ResolvedModel) -> ResolvedModel:
+    """A model shaped and sized like Qwen3-30B-A3B, cut to 24 layers."""
+    shape = ModelShape(24, 2048, 6144, 32, 4, 128, 151_936, 40_960)
+    expert = 3 * 2048 * 768
+    layer, embedding = 18_878_720 + 128 * expert, 151_936 * 2048
+    total = 24 * layer + 2 * embedding + 2048
+    return replace(
+        model,
+        model_type="qwen3_moe",
+        capabilities=replace(
+            model.capabilities,
+            parameters=total,
+            context_length=40_960,
+            layers=24,
+            experts=128,
+            active_experts=8,
+        ),
+        shape=shape,
+        weights=WeightInventory(
+            total_bytes=2 * total,
+            parameters=total,
+            dtype="bfloat16",
+            layer_bytes=(2 * layer,) * 24,
+            layer_parameters=(layer,) * 24,
+            embedding_bytes=2 * embedding,
+            embedding_parameters=embedding,
+            other_bytes=2 * (embedding + 2048),
+            other_parameters=embedding + 2048,
+            files=("model.safetensors",),
+            expert_bytes=(2 * 128 * expert,) * 24,
+            expert_parameters=(128 * expert,) * 24,
+        ),
+    )
+
+
+@pytest.fixture(scope="session")
+def six_gigabytes(model: ResolvedModel) -> ResolvedModel:
+    """A checkpoint of 6 GB with a small vocabulary."""
+    shape = ModelShape(28, 3072, 8192, 24, 8, 128, 32_000, 8_192)
+    layer, embedding = 100_669_440, 32_000 * 3072
+    total = 28 * layer + 2 * embedding
+    return replace(
+        model,
+        capabilities=replace(model.capabilities, parameters=total, layers=28),
+        shape=shape,
+        weights=WeightInventory(
+            total_bytes=2 * total,
+            parameters=total,
+            dtype="bfloat16",
+            layer_bytes=(2 * layer,) * 28,
+            layer_parameters=(layer,) * 28,
             embedding_bytes=2 * embedding,
             embedding_parameters=embedding,
             other_bytes=2 * embedding,

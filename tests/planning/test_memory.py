@@ -10,16 +10,15 @@ from hypothesis import strategies as st
 from ollm_widgets.errors import ConfigError
 from ollm_widgets.models.resolved import ResolvedModel
 from ollm_widgets.models.shape import ModelShape
+from ollm_widgets.planning.activations import activation_bytes
 from ollm_widgets.planning.bandwidth import Bandwidth
 from ollm_widgets.planning.config import RuntimeConfig
 from ollm_widgets.planning.devices import Machine
 from ollm_widgets.planning.memory import (
-    activation_bytes,
     available_bytes,
     check_budget_holds_a_layer,
     kv_bytes,
 )
-from ollm_widgets.planning.placement import automatic_counts, place_layers
 from ollm_widgets.planning.speed import predict_speed
 from ollm_widgets.planning.weights import weight_sizes
 
@@ -50,6 +49,31 @@ def test_more_tokens_never_need_less(first: int, second: int) -> None:
     few, many = sorted((first, second))
     assert kv_bytes(SHAPE, "float32", few) <= kv_bytes(SHAPE, "float32", many)
     assert activation_bytes(SHAPE, "float32", few) <= activation_bytes(SHAPE, "float32", many)
+
+
+@given(st.integers(1, 10**5), st.integers(1, 10**5), st.integers(1, 10**5))
+def test_shorter_chunks_never_need_more(tokens: int, first: int, second: int) -> None:
+    short, long = sorted((first, second))
+    whole = activation_bytes(SHAPE, "float32", tokens)
+    in_short = activation_bytes(SHAPE, "float32", tokens, short)
+    assert in_short <= activation_bytes(SHAPE, "float32", tokens, long) <= whole
+    assert activation_bytes(SHAPE, "float32", tokens, tokens) == whole
+
+
+def test_of_a_long_prompt_in_chunks_only_the_residual_stream_and_a_layers_history_are_whole() -> (
+    None
+):
+    more = activation_bytes(SHAPE, "float32", 20_000, 256) - activation_bytes(
+        SHAPE, "float32", 10_000, 256
+    )
+    assert more == 10_000 * (2 * 64 + 2 * 2 * 16) * 4
+
+
+def test_layers_of_linear_attention_take_a_prompt_whole() -> None:
+    mixed = replace(SHAPE, layer_types=("linear_attention", "full_attention") * 2)
+    whole = activation_bytes(mixed, "float32", 1000)
+    in_chunks = activation_bytes(mixed, "float32", 1000, 100)
+    assert whole - in_chunks == 900 * 3 * 128 * 4
 
 
 def test_a_margin_of_free_memory_stays_free() -> None:
@@ -104,40 +128,57 @@ def test_a_token_reads_a_tied_embedding_and_not_an_untied_one(
     assert untied.read_per_token_bytes == untied.total_bytes - 2 * 128_256 * 4096
 
 
+EXPERTS_BYTES = 2 * 128 * 3 * 2048 * 768
+
+
+def test_the_experts_of_a_layer_are_those_of_the_tensor_headers(
+    expert_model: ResolvedModel,
+) -> None:
+    assert expert_model.weights is not None
+    parameters = (0, *expert_model.weights.expert_parameters[1:])
+    weights = replace(expert_model.weights, expert_parameters=parameters)
+    sizes = weight_sizes(replace(expert_model, weights=weights), "bfloat16")
+    assert sizes is not None
+    assert (sizes.experts, sizes.active_experts) == (128, 8)
+    assert sizes.expert_bytes == (0, *(EXPERTS_BYTES,) * 23)
+    assert sizes.dense_bytes[0] == sizes.layer_bytes[0]
+    assert sizes.dense_bytes[1] == 2 * 18_878_720
+
+
+def test_without_headers_experts_are_what_is_neither_attention_nor_router(
+    expert_model: ResolvedModel,
+) -> None:
+    sizes = weight_sizes(replace(expert_model, weights=None), "bfloat16")
+    assert sizes is not None
+    # One of them is taken as shared by all tokens.
+    assert 0.99 * EXPERTS_BYTES < sizes.expert_bytes[0] <= EXPERTS_BYTES
+    assert 2 * 18_878_720 < sizes.dense_bytes[0] < 1.3 * 2 * 18_878_720
+
+
+@pytest.mark.parametrize("model_type", ["llama4", "dbrx", "jetmoe", None])
+def test_layers_whose_experts_are_not_surely_stacked_move_whole(
+    expert_model: ResolvedModel, model_type: str | None
+) -> None:
+    whole = weight_sizes(replace(expert_model, model_type=model_type), "bfloat16")
+    single = weight_sizes(expert_model, "bfloat16")
+    assert whole is not None
+    assert single is not None
+    assert whole.dense_bytes == whole.layer_bytes == single.layer_bytes
+    # What a token reads once the weights are there is the same.
+    assert whole.read_per_token_bytes == single.read_per_token_bytes
+
+
 def test_a_mixture_of_experts_reads_its_active_experts_only(large_model: ResolvedModel) -> None:
+    assert large_model.weights is not None
     profile = replace(large_model.capabilities, experts=8, active_experts=2)
+    most = tuple(count * 4 // 5 for count in large_model.weights.layer_parameters)
+    weights = replace(large_model.weights, expert_parameters=most)
     dense = weight_sizes(large_model, "bfloat16")
-    mixture = weight_sizes(replace(large_model, capabilities=profile), "bfloat16")
+    mixture = weight_sizes(replace(large_model, capabilities=profile, weights=weights), "bfloat16")
     assert dense is not None
     assert mixture is not None
     assert mixture.total_bytes == dense.total_bytes
     assert 0.25 < mixture.read_per_token_bytes / dense.read_per_token_bytes < 0.5
-
-
-@given(st.integers(0, 40), st.integers(0, 40), st.sampled_from(["auto", "prefix", "middle-band"]))
-def test_placement_puts_every_layer_somewhere(gpu: int, cpu: int, policy: str) -> None:
-    placement = place_layers(80, gpu, cpu, policy)  # type: ignore[arg-type]
-    assert len(placement.tiers) == 80
-    assert (placement.accelerator_layers, placement.host_layers) == (gpu, cpu)
-    assert placement.disk_layers == 80 - gpu - cpu
-
-
-def test_the_policy_says_which_layers_are_the_hosts() -> None:
-    def host(policy: str) -> list[int]:
-        tiers = place_layers(6, 2, 2, policy).tiers  # type: ignore[arg-type]
-        return [index for index, tier in enumerate(tiers) if tier == "host"]
-
-    assert host("prefix") == [0, 1]
-    assert host("middle-band") == [2, 3]
-    assert host("suffix") == host("auto") == [4, 5]
-
-
-def test_the_accelerator_is_filled_first_with_one_layer_in_flight() -> None:
-    layers = (10,) * 8
-    assert automatic_counts(layers, 80, 0) == (8, 0)
-    assert automatic_counts(layers, 45, 1000) == (3, 5)
-    assert automatic_counts(layers, 45, 20) == (3, 2)
-    assert automatic_counts(layers, 0, 0) == (0, 0)
 
 
 def test_decoding_is_bound_by_reading_and_a_prompt_by_arithmetic(
@@ -146,15 +187,16 @@ def test_decoding_is_bound_by_reading_and_a_prompt_by_arithmetic(
     sizes = weight_sizes(large_model, "bfloat16")
     assert sizes is not None
 
-    def predict(read: float, flops: float, **options: bool) -> tuple[float, float]:
+    def predict(read: float, flops: float, use_cache: bool = True) -> tuple[float, float]:
         speed = predict_speed(
             sizes,
             large_model.shape,
             "bfloat16",
             Bandwidth(read, flops),
             context_tokens=4096,
-            **options,
+            use_cache=use_cache,
         )
+        assert speed is not None
         return speed.seconds_per_token, speed.time_to_first_token_s
 
     token_s, first_s = predict(10e9, 100e9)

@@ -14,15 +14,24 @@ from ollm_widgets.models.resolved import ResolvedModel
 from ollm_widgets.planning.config import RuntimeConfig
 from ollm_widgets.planning.devices import Machine
 from ollm_widgets.planning.selector import BackendSelector
-from ollm_widgets.planning.traits import NATIVE_TRAITS
 
 counts = st.none() | st.integers(0, 2**70)
 
 
-def test_a_small_model_runs_on_the_cpu_with_transformers(plan: Any) -> None:
-    made = plan()
+@pytest.mark.parametrize(
+    ("config", "backend"),
+    [
+        ({}, "optimized-native"),
+        ({"use_specialization": False}, "transformers-generic"),
+        ({"backend": "transformers-generic"}, "transformers-generic"),
+    ],
+)
+def test_a_small_model_runs_whole_on_the_cpu(
+    plan: Any, config: dict[str, Any], backend: str
+) -> None:
+    made = plan(**config)
     assert made.is_executable()
-    assert (made.backend_id, made.device, made.dtype) == ("transformers-generic", "cpu", "float32")
+    assert (made.backend_id, made.device, made.dtype) == (backend, "cpu", "float32")
     assert made.placement.host_layers == 30
     assert made.memory.fits
     assert made.memory.needed_bytes == made.memory.tier("ram").needed_bytes > 4 * 134_515_008
@@ -32,11 +41,19 @@ def test_a_small_model_runs_on_the_cpu_with_transformers(plan: Any) -> None:
     assert made.speed.tokens_per_s > 1
 
 
-def test_the_plan_says_why_the_native_backend_was_not_chosen(plan: Any) -> None:
-    made = plan()
+def test_the_plan_says_why_the_native_backend_was_not_chosen(
+    plan: Any, model: ResolvedModel
+) -> None:
+    shape = replace(model.shape, layers=31) if model.shape is not None else None
+    made = plan(replace(model, shape=shape))
+    assert made.backend_id == "transformers-generic"
+    assert made.is_executable()
     assert made.specialization_state == "not-planned"
     assert made.specialization_enabled
-    assert any("optimized-native was not chosen" in detail for detail in made.details)
+    assert (
+        "optimized-native was not chosen: the tensor headers hold 30 decoder layers, and the "
+        "config announces 31." in made.details
+    )
     assert not any("optimized-native" in text for text in plan(use_specialization=False).details)
 
 
@@ -61,10 +78,21 @@ def test_an_accelerator_that_holds_the_model_is_taken(
 def test_a_model_too_large_for_the_accelerator_runs_on_the_cpu_and_says_so(
     plan: Any, large_model: ResolvedModel, make_machine: Callable[..., Machine]
 ) -> None:
-    made = plan(large_model, make_machine(ram_gib=64, gpu_gib=(12,)))
+    machine = make_machine(ram_gib=64, gpu_gib=(12,))
+    made = plan(large_model, machine, backend="transformers-generic")
     assert made.is_executable()
     assert made.device == "cpu"
     assert any("Test GPU is too small: 16.0 GiB" in detail for detail in made.details)
+    assert plan(large_model, machine).device == "cuda:0"
+
+
+def test_an_accelerator_too_small_to_stream_through_is_left_and_the_plan_says_so(
+    plan: Any, large_model: ResolvedModel, make_machine: Callable[..., Machine]
+) -> None:
+    made = plan(large_model, make_machine(ram_gib=64, gpu_gib=(3,)))
+    assert made.is_executable()
+    assert (made.backend_id, made.device) == ("optimized-native", "cpu")
+    assert any("Test GPU is too small: 3.4 GiB" in detail for detail in made.details)
 
 
 def test_a_model_that_fits_in_half_precision_only_runs_so(
@@ -73,7 +101,9 @@ def test_a_model_that_fits_in_half_precision_only_runs_so(
     made = plan(large_model, make_machine(ram_gib=24))
     assert made.is_executable()
     assert made.dtype == "bfloat16"
-    asked = plan(large_model, make_machine(ram_gib=24), dtype="float32")
+    asked = plan(
+        large_model, make_machine(ram_gib=24), dtype="float32", backend="transformers-generic"
+    )
     assert not asked.is_executable()
     assert 'dtype="bfloat16"' in asked.reason
 
@@ -81,7 +111,7 @@ def test_a_model_that_fits_in_half_precision_only_runs_so(
 def test_a_model_that_fits_nowhere_gives_the_numbers(
     plan: Any, large_model: ResolvedModel, make_machine: Callable[..., Machine]
 ) -> None:
-    made = plan(large_model, make_machine(ram_gib=8))
+    made = plan(large_model, make_machine(ram_gib=8), backend="transformers-generic")
     assert not made.is_executable()
     assert "32.0 GiB of RAM" in made.reason
     assert "7.5 GiB may be used" in made.reason
@@ -89,16 +119,31 @@ def test_a_model_that_fits_nowhere_gives_the_numbers(
     assert not made.memory.fits
 
 
+@pytest.mark.parametrize(
+    ("ram_gib", "config"),
+    [
+        (24, {"dtype": "bfloat16", "backend": "transformers-generic"}),
+        (8, {"backend": "optimized-native"}),
+    ],
+)
 def test_too_long_a_context_names_the_one_that_fits(
-    plan: Any, large_model: ResolvedModel, make_machine: Callable[..., Machine]
+    plan: Any,
+    large_model: ResolvedModel,
+    make_machine: Callable[..., Machine],
+    ram_gib: int,
+    config: dict[str, Any],
 ) -> None:
-    machine = make_machine(ram_gib=24)
-    made = plan(large_model, machine, context_tokens=131_072, dtype="bfloat16")
+    made = plan(large_model, make_machine(ram_gib), context_tokens=131_072, **config)
     assert not made.is_executable()
     words = made.reason.split()
     most = int(words[words.index("most") + 1].replace(",", ""))
-    assert plan(large_model, machine, context_tokens=most, dtype="bfloat16").is_executable()
-    assert not plan(large_model, machine, context_tokens=most + 1, dtype="bfloat16").is_executable()
+
+    def fits(tokens: int) -> bool:
+        asked = plan(large_model, make_machine(ram_gib), context_tokens=tokens, **config)
+        return bool(asked.is_executable())
+
+    assert fits(most)
+    assert not fits(most + 1)
 
 
 def test_a_context_beyond_the_models_is_not_executable(plan: Any) -> None:
@@ -121,11 +166,13 @@ def test_a_third_gpu_of_two_is_refused(plan: Any, make_machine: Callable[..., Ma
     assert "cuda:0, cuda:1 only" in made.reason
 
 
-def test_the_native_backend_asked_for_is_refused_and_not_replaced(plan: Any) -> None:
-    made = plan(backend="optimized-native")
+def test_the_native_backend_asked_for_is_refused_and_not_replaced(
+    plan: Any, model: ResolvedModel
+) -> None:
+    made = plan(replace(model, generic_model_kind="seq2seq-lm"), backend="optimized-native")
     assert made.backend_id == "optimized-native"
     assert not made.is_executable()
-    assert NATIVE_TRAITS.unavailable in made.reason
+    assert "this one is seq2seq-lm" in made.reason
     assert made.specialization_state == "not-planned"
 
 
@@ -137,11 +184,20 @@ def test_the_native_backend_asked_for_is_refused_and_not_replaced(plan: Any) -> 
         ({"kv_cache_strategy": "paged"}, "holds resident, sliding-window-ring-buffer"),
         ({"kv_cache_lifecycle": "persistent"}, "runtime-scoped"),
         ({"offload_gpu_layers": 3}, "runs on the CPU"),
-        ({"offload_cpu_layers": 3}, "keeps the whole model on one device"),
+        (
+            {"offload_cpu_layers": 3, "backend": "transformers-generic"},
+            "keeps the whole model on one device",
+        ),
         ({"offload_cpu_layers": 31}, "31 layers were asked for, the model has 30"),
         ({"offload_gpu_layers": 20, "offload_cpu_layers": 20}, "20 + 20 layers"),
-        ({"cpu_memory_budget": "1MiB"}, "cannot hold one layer, which needs 14 MiB"),
-        ({"cpu_memory_budget": "100MiB"}, "a budget of 100MiB"),
+        ({"cpu_memory_budget": "1MiB"}, "cannot hold one layer, which needs 7 MiB"),
+        (
+            {"cpu_memory_budget": "1MiB", "dtype": "float32"},
+            "cannot hold one layer, which needs 14 MiB",
+        ),
+        ({"cpu_memory_budget": "100MiB", "use_specialization": False}, "a budget of 100MiB"),
+        ({"cpu_memory_budget": "64MiB"}, "64 MiB may be used"),
+        ({"device": "mps", "backend": "optimized-native"}, "computes on cpu, cuda, not on mps"),
     ],
 )
 def test_a_choice_that_cannot_be_had_says_why(
@@ -160,7 +216,7 @@ def test_layers_where_they_are_anyway_are_granted(
     plan: Any, make_machine: Callable[..., Machine], config: dict[str, Any]
 ) -> None:
     assert plan(**config).is_executable()
-    with_gpu = plan(machine=make_machine(gpu_gib=(8,)), **config)
+    with_gpu = plan(machine=make_machine(gpu_gib=(8,)), use_specialization=False, **config)
     assert with_gpu.is_executable()
     assert with_gpu.device == "cpu"
 
@@ -169,9 +225,12 @@ def test_all_layers_on_the_gpu_are_granted_there(
     plan: Any, make_machine: Callable[..., Machine]
 ) -> None:
     machine = make_machine(gpu_gib=(8,))
-    assert plan(machine=machine, offload_gpu_layers=30).device == "cuda:0"
-    assert plan(machine=machine, offload_gpu_layers=30).is_executable()
-    assert "Here all 30 layers" in plan(machine=machine, offload_gpu_layers=29).reason
+    for backend in ("transformers-generic", "optimized-native"):
+        made = plan(machine=machine, offload_gpu_layers=30, backend=backend)
+        assert made.device == "cuda:0"
+        assert made.is_executable()
+    refused = plan(machine=machine, offload_gpu_layers=29, backend="transformers-generic")
+    assert "Here all 30 layers" in refused.reason
 
 
 def test_a_budget_that_holds_the_model_is_obeyed(plan: Any) -> None:

@@ -46,7 +46,9 @@ def test_a_specialization_that_matches_is_planned(
     assert asked.placement.summary() == (
         "4 layers on the accelerator, 8 layers in RAM, 20 layers on disk"
     )
-    assert asked.memory.tier("disk").layer_count == 20
+    disk = asked.memory.tier("disk")
+    assert disk is not None
+    assert disk.layer_count == 20
 
 
 def test_a_registry_is_empty_until_something_is_registered(model: ResolvedModel) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from pathlib import Path
@@ -39,9 +40,9 @@ def loader() -> RuntimeLoader:
 def test_a_local_folder_loads_and_answers(loader: RuntimeLoader, tiny: Path) -> None:
     with loader.load(RuntimeConfig(f"path:{tiny}")) as runtime:
         assert runtime.model_path == tiny
-        assert runtime.config.backend == runtime.plan.backend_id == "transformers-generic"
+        assert runtime.config.backend == runtime.plan.backend_id == "optimized-native"
         assert runtime.config.kv_cache_strategy == "resident"
-        assert runtime.capabilities.supports_specialization is False
+        assert runtime.capabilities.supports_specialization is True
         assert runtime.complete("w5 w6").new_tokens > 0
 
 
@@ -82,6 +83,11 @@ def without_config(folder: Path) -> None:
 def truncated(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
+
+
+def with_another_layer_count(folder: Path) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_hidden_layers": 3}))
 
 
 def pickled(folder: Path) -> None:
@@ -138,10 +144,11 @@ def test_what_is_not_on_this_machine_says_what_to_do(
 def test_an_impossible_plan_is_refused_with_the_plans_own_reason(
     loader: RuntimeLoader, tiny: Path
 ) -> None:
+    with_another_layer_count(tiny)
     config = RuntimeConfig(f"path:{tiny}", backend="optimized-native")
     plan = loader.plan(config)
     assert not plan.is_executable()
-    with pytest.raises(PlanNotExecutableError, match="weight engine"):
+    with pytest.raises(PlanNotExecutableError, match="the config announces 3"):
         loader.load(config)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -272,6 +273,11 @@ def gone(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
+def with_another_layer_count(folder: Path) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_hidden_layers": 3}))
+
+
 def as_it_was(folder: Path) -> None:
     """The model is sound; what is asked of it is not possible."""
 
@@ -283,7 +289,11 @@ def as_it_was(folder: Path) -> None:
         (without_config, {}, "no config.json"),
         (truncated, {}, "model.safetensors"),
         (pickled, {}, "pytorch_model.bin"),
-        (as_it_was, {"backend": "optimized-native"}, "optimized-native cannot run here"),
+        (
+            with_another_layer_count,
+            {"backend": "optimized-native"},
+            "optimized-native cannot run this model",
+        ),
         (as_it_was, {"context_tokens": "9999"}, "the model takes 256"),
         (as_it_was, {"offload_gpu_layers": "99"}, "the model has 2"),
         (as_it_was, {"kv_cache_strategy": "paged"}, "paged"),

@@ -78,6 +78,7 @@ export function segmentName(kind: Segment["kind"], place: Place): string {
 const KIND_NAMES: Record<Segment["kind"], string> = {
   layers: "layers",
   embeddings: "embeddings",
+  staging: "streaming buffers",
   kv: "KV cache",
   activations: "activations",
   used: "used by others",

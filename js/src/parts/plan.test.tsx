@@ -43,6 +43,43 @@ describe("the plan", () => {
     expect(drawn.querySelector("i")?.style.width).toBe("25%");
   });
 
+  test("names the buffers through which layers stream", async () => {
+    const bar = {
+      place: "gpu" as const,
+      label: "GPU",
+      capacity_bytes: 400,
+      text: "100 of 400",
+      segments: [{ kind: "staging" as const, label: "buffers", size_bytes: 100, parts: 1 }],
+    };
+    const { by, text } = await show(Plan, snapshot({ plan: plan({ bars: [bar] }) }));
+    const drawn = by("img", "GPU: 100 of 400: buffers");
+    expect(drawn.querySelector("i")?.className).toBe("ollm-seg-staging");
+    expect(text()).toContain("streaming buffers");
+  });
+
+  test("draws a bar for each of several GPUs, and one key for all", async () => {
+    const gpu = (number: number, layers: number) => ({
+      place: "gpu" as const,
+      label: `GPU ${number} (NVIDIA H200)`,
+      capacity_bytes: 400,
+      text: `${layers * 10} of 400`,
+      segments: [
+        {
+          kind: "layers" as const,
+          label: `${layers} layers`,
+          size_bytes: 10 * layers,
+          parts: layers,
+        },
+      ],
+    });
+    const bars = [gpu(0, 14), gpu(1, 18)];
+    const { by, text } = await show(Plan, snapshot({ plan: plan({ bars }) }));
+    const width = (name: string) => by("img", name).querySelector("i")?.style.width;
+    expect(width("GPU 0 (NVIDIA H200): 140 of 400: 14 layers")).toBe("35%");
+    expect(width("GPU 1 (NVIDIA H200): 180 of 400: 18 layers")).toBe("45%");
+    expect(text().match(/layers on GPU/g)).toHaveLength(1);
+  });
+
   test("scales what does not fit into its bar", async () => {
     const segment = { kind: "layers" as const, label: "a", size_bytes: 600, parts: 1 };
     const bar = {

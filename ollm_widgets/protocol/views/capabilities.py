@@ -18,7 +18,7 @@ def view_capabilities(session: Session) -> CapabilitiesView | None:
             return None
         if runtime is not None and runtime.plan is not plan:
             runtime = None  # another model is chosen, or the same one in another way
-        profile = runtime.capabilities if runtime else plan.resolved_model.capabilities
+        profile = runtime.capabilities if runtime else plan.capabilities
         tone: Literal["ok", "no"] = "no" if profile.support_level == "unsupported" else "ok"
         rows = [Row(term=row.term, text=row.text, tone=row.tone) for row in profile.rows()]
         last = session.conversation.last

@@ -49,6 +49,7 @@ def _bar(tier: TierMemory) -> MemoryBar:
         Segment(
             kind="layers", label=layers, size_bytes=tier.layers_bytes, parts=tier.layer_count or 1
         ),
+        Segment(kind="staging", label="buffers", size_bytes=tier.staging_bytes),
         Segment(kind="kv", label="KV", size_bytes=tier.kv_bytes),
         Segment(kind="activations", label="work", size_bytes=tier.activations_bytes),
     )
