@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,33 +52,29 @@ class NativeBackend:
         from ollm_widgets.weights.skeleton import build_skeleton
 
         check_cancelled(cancel)
-        # The tokenizer takes as long as a gigabyte of weights, and needs none of them.
-        with ThreadPoolExecutor(1, thread_name_prefix="tokenizer") as aside:
-            reading = aside.submit(load_tokenizer, folder)
-            progress(LoadProgress("Build", 0, 0))
-            device = torch.device(plan.device)
-            dtype: torch.dtype = getattr(torch, plan.dtype)
-            model = build_skeleton(folder, dtype, device, plan.generic_model_kind or "causal-lm")
-            engine = WeightEngine(
-                model, folder, device=device, placement=plan.placement, streaming=plan.streaming
-            )
-            progress(LoadProgress("Build", 1, 1))
-            try:
-                with as_out_of_memory(plan, device):
-                    engine.load(
-                        lambda done, total: progress(LoadProgress("Read weights", done, total)),
-                        cancel,
-                    )
-                    applied = apply_passes(plan, engine)
-                    check_cancelled(cancel)
-                    tokenizer = reading.result()
-                    if engine.arranged.resident:
-                        progress(LoadProgress("Warm up", 0, 0))
-                        _warm_up(plan, model, tokenizer, applied.steps)
-                        progress(LoadProgress("Warm up", 1, 1))
-            except BaseException:
-                engine.close()
-                raise
+        progress(LoadProgress("Build", 0, 0))
+        tokenizer = load_tokenizer(folder)
+        device = torch.device(plan.device)
+        dtype: torch.dtype = getattr(torch, plan.dtype)
+        model = build_skeleton(folder, dtype, device, plan.generic_model_kind or "causal-lm")
+        engine = WeightEngine(
+            model, folder, device=device, placement=plan.placement, streaming=plan.streaming
+        )
+        progress(LoadProgress("Build", 1, 1))
+        try:
+            with as_out_of_memory(plan, device):
+                engine.load(
+                    lambda done, total: progress(LoadProgress("Read weights", done, total)), cancel
+                )
+                applied = apply_passes(plan, engine)
+                check_cancelled(cancel)
+                if engine.arranged.resident:
+                    progress(LoadProgress("Warm up", 0, 0))
+                    _warm_up(plan, model, tokenizer, applied.steps)
+                    progress(LoadProgress("Warm up", 1, 1))
+        except BaseException:
+            engine.close()
+            raise
         return LoadedModel(
             model=model,
             tokenizer=tokenizer,

@@ -98,7 +98,8 @@ def generate_ids(
             request = replace(request, cache=None)
             if not loaded.engine.make_room():
                 raise
-            request = request.continued(latest)
+            # One of a batch may have ended, and would go on: they all begin anew.
+            request = request.continued(latest if latest.shape[0] == 1 else request.input_ids)
 
 
 def _let_go(error: BaseException, cache: Cache | None) -> None:

@@ -22,7 +22,7 @@ from ollm_widgets.runtime.caches import CacheShelf
 from ollm_widgets.runtime.completion import Completion, Delta
 from ollm_widgets.runtime.memory import MemoryUse, measure
 from ollm_widgets.runtime.prompt import Prompt, attention_for, encode_prompt, room_for_new_tokens
-from ollm_widgets.runtime.rebalance import moved_placement
+from ollm_widgets.runtime.rebalance import moved_placement, require_room
 from ollm_widgets.runtime.trace import Trace
 from ollm_widgets.runtime.worker import Job, ModelWorker
 
@@ -290,13 +290,15 @@ class LoadedRuntime(Renderable):
                 f"{self.plan.backend_id} keeps the whole model on one device.",
                 hint="Load it with backend='optimized-native' to move layers.",
             )
+        on_cpu = self.device.type == "cpu"
         placement = moved_placement(
             engine.placement,
             offload_gpu_layers,
             offload_cpu_layers,
             offload_cpu_policy or self.config.offload_cpu_policy,
-            on_cpu=self.device.type == "cpu",
+            on_cpu=on_cpu,
         )
+        require_room(self.plan, placement, engine.layer_bytes, on_cpu=on_cpu)
 
         def work(stop: threading.Event, emit: Callable[[LayerPlacement], None]) -> None:
             emit(engine.rebalance(placement, stop))

@@ -165,6 +165,11 @@ class WeightEngine:
         alone = set(devices) == {str(self.device)}
         return LayerPlacement(tuple(home.tier for home in self._homes), () if alone else devices)
 
+    @property
+    def layer_bytes(self) -> tuple[int, ...]:
+        """Raw bytes of each layer."""
+        return tuple(home.size_bytes for home in self._homes)
+
     def _settle_on(self, placement: LayerPlacement) -> None:
         """Give each layer the device that it is to compute on."""
         for index, home in enumerate(self._homes):

@@ -313,6 +313,27 @@ def test_a_request_goes_on_from_its_last_token_once_there_is_room(
     assert not cache.layers  # type: ignore[attr-defined]
 
 
+def test_sequences_of_a_batch_that_had_ended_stay_ended_once_there_is_room(
+    streamed: LoadedRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = prompts([19, 7, 3])
+    greedy = streamed.generate(batch.input_ids, SHORT, attention_mask=batch.attention_mask)
+    monkeypatch.setattr(streamed.model.generation_config, "eos_token_id", int(greedy[0, 19 + 1]))
+    wanted = streamed.generate(batch.input_ids, SHORT, attention_mask=batch.attention_mask)
+    assert (wanted[0, 19 + 2 :] == 0).all()
+    failures = [torch.OutOfMemoryError("no room")]
+
+    def fail() -> None:
+        if failures:
+            raise failures.pop()
+
+    monkeypatch.setattr(engine_of(streamed), "make_room", lambda *_: 1)
+    with Moment(streamed, 2, 4).calling(fail):
+        got = streamed.generate(batch.input_ids, SHORT, attention_mask=batch.attention_mask)
+    assert not failures
+    assert torch.equal(got, wanted)
+
+
 def test_any_other_error_of_a_layer_reaches_the_caller_as_it_is(
     streamed: LoadedRuntime, expected: torch.Tensor
 ) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollm_widgets import GenerationConfig, LoadedRuntime, RuntimeConfig, RuntimeLoader
-from ollm_widgets.errors import Cancelled, ConfigError, RuntimeClosedError
+from ollm_widgets.errors import Cancelled, ConfigError, OutOfMemory, RuntimeClosedError
 from ollm_widgets.planning.ids import LayerTier
 from ollm_widgets.planning.parts import LayerPlacement
 from ollm_widgets.runtime.rebalance import moved_placement
@@ -151,6 +151,31 @@ def test_what_cannot_be_had_is_refused_and_nothing_moves(movable: LoadedRuntime)
         movable.rebalance(offload_gpu_layers=1)
     assert movable.plan.placement == before
     assert movable.memory().disk_weights_bytes > 0
+
+
+def test_more_layers_than_the_budget_holds_are_refused_with_both_numbers_and_none_moves(
+    folder: Path, expected: torch.Tensor
+) -> None:
+    config = RuntimeConfig(
+        folder,
+        backend="optimized-native",
+        device="cpu",
+        dtype="float32",
+        context_tokens=64,
+        offload_cpu_layers=1,
+    )
+    needed = RuntimeLoader().plan(config).memory.tiers[0].needed_bytes
+    with RuntimeLoader().load(config.copy(cpu_memory_budget=needed + 40_000)) as runtime:
+        before = runtime.plan.placement
+        assert before.host_layers == 1
+        with pytest.raises(OutOfMemory, match=r"With 6 of 6 layers .* may be used") as raised:
+            runtime.rebalance(offload_cpu_layers=6)
+        assert raised.value.free_bytes == needed + 40_000
+        assert raised.value.needed_bytes > raised.value.free_bytes
+        assert runtime.plan.placement == before
+        assert runtime.rebalance(offload_cpu_layers=2).host_layers == 2
+        assert runtime.rebalance(offload_cpu_layers=0).host_layers == 0
+        assert torch.equal(runtime.generate(PROMPT.input_ids, SHORT), expected)
 
 
 def test_a_move_waits_for_the_request_that_runs(
