@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from ollm_widgets.planning.plan import RuntimePlan
     from ollm_widgets.planning.traits import BackendTraits
-    from ollm_widgets.weights.capture import CapturedSteps
     from ollm_widgets.weights.engine import WeightEngine
+    from ollm_widgets.weights.steps.capture import CapturedSteps
 
 
 @dataclass(frozen=True, slots=True)

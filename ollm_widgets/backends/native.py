@@ -15,7 +15,7 @@ from ollm_widgets.planning.traits import NATIVE_TRAITS, BackendTraits
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from ollm_widgets.weights.capture import CapturedSteps
+    from ollm_widgets.weights.steps.capture import CapturedSteps
 
 # What a first conversation is likely to need; a longer one captures its steps anew.
 _FIRST_STEPS_TOKENS = 1024
@@ -49,7 +49,7 @@ class NativeBackend:
 
         from ollm_widgets.backends.passes import apply_passes
         from ollm_widgets.weights.engine import WeightEngine
-        from ollm_widgets.weights.skeleton import build_skeleton
+        from ollm_widgets.weights.model.skeleton import build_skeleton
 
         check_cancelled(cancel)
         progress(LoadProgress("Build", 0, 0))

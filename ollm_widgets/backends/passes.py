@@ -11,8 +11,8 @@ from ollm_widgets.errors import OllmError, SpecializationApplicationError
 
 if TYPE_CHECKING:
     from ollm_widgets.planning.plan import RuntimePlan
-    from ollm_widgets.weights.capture import CapturedSteps
     from ollm_widgets.weights.engine import WeightEngine
+    from ollm_widgets.weights.steps.capture import CapturedSteps
 
 
 @dataclass(slots=True)
@@ -117,7 +117,7 @@ def _prefill(context: PassContext) -> str:
 
 
 def _captured(context: PassContext) -> str:
-    from ollm_widgets.weights.capture import CapturedSteps
+    from ollm_widgets.weights.steps.capture import CapturedSteps
 
     engine = context.engine
     if engine.device.type != "cuda":

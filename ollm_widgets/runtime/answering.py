@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from ollm_widgets.backends.base import LoadedModel
     from ollm_widgets.planning.config import GenerationConfig
     from ollm_widgets.planning.plan import RuntimePlan
-    from ollm_widgets.weights.capture import CapturedSteps
     from ollm_widgets.weights.engine import WeightEngine
+    from ollm_widgets.weights.steps.capture import CapturedSteps
 
 # Often enough to follow a text from one subject to the next; moving waits for the device.
 _TOKENS_BETWEEN_MOVES = 16

@@ -14,11 +14,11 @@ from ollm_widgets.weights.device_layers import DeviceLayers
 
 if TYPE_CHECKING:
     from ollm_widgets.planning.parts import StreamingPlan
-    from ollm_widgets.weights.expert_streaming import ExpertStreaming
+    from ollm_widgets.weights.experts.streaming import ExpertStreaming
     from ollm_widgets.weights.filling import Filler
     from ollm_widgets.weights.homes import LayerHome
-    from ollm_widgets.weights.reading import WeightReader
-    from ollm_widgets.weights.structure import DecoderStructure
+    from ollm_widgets.weights.model.structure import DecoderStructure
+    from ollm_widgets.weights.reading.reader import WeightReader
     from ollm_widgets.weights.trace import Recorder
 
 

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ollm_widgets.weights.binding import bind
-from ollm_widgets.weights.copying_ring import CopyingRing, StreamedLayer
-from ollm_widgets.weights.expert_sources import DiskExperts, ExpertSource, HostExperts
-from ollm_widgets.weights.expert_streaming import ExpertLayer, ExpertStreaming
-from ollm_widgets.weights.ring import ReadingRing, Ring
+from ollm_widgets.weights.experts.sources import DiskExperts, ExpertSource, HostExperts
+from ollm_widgets.weights.experts.streaming import ExpertLayer, ExpertStreaming
+from ollm_widgets.weights.model.binding import bind
+from ollm_widgets.weights.rings.copying import CopyingRing, StreamedLayer
+from ollm_widgets.weights.rings.ring import ReadingRing, Ring
 
 if TYPE_CHECKING:
     from ollm_widgets.planning.parts import StreamingPlan
     from ollm_widgets.weights.filling import Filler
     from ollm_widgets.weights.homes import LayerHome, Part
-    from ollm_widgets.weights.reading import WeightReader
-    from ollm_widgets.weights.structure import DecoderStructure, ExpertGroup
+    from ollm_widgets.weights.model.structure import DecoderStructure, ExpertGroup
+    from ollm_widgets.weights.reading.reader import WeightReader
     from ollm_widgets.weights.trace import Recorder
 
 _LEAST_SLOTS = 2

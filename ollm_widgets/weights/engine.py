@@ -15,26 +15,26 @@ import torch
 from ollm_widgets.errors import SpecializationLoadError
 from ollm_widgets.planning.parts import LayerPlacement, StreamingPlan
 from ollm_widgets.weights.arrangement import Arrangement
-from ollm_widgets.weights.binding import bind, unbind
-from ollm_widgets.weights.checkpoint import CheckpointIndex
+from ollm_widgets.weights.checkpoint.index import CheckpointIndex
+from ollm_widgets.weights.checkpoint.layout import LayerLayout
+from ollm_widgets.weights.checkpoint.recipes import recipes_for
 from ollm_widgets.weights.engine_memory import EngineMemory, measure_engine
-from ollm_widgets.weights.expanding import forget_quantization
 from ollm_widgets.weights.filling import Filler
 from ollm_widgets.weights.homes import LayerHome, Part
-from ollm_widgets.weights.layout import LayerLayout
+from ollm_widgets.weights.model.binding import bind, unbind
+from ollm_widgets.weights.model.expanding import forget_quantization
+from ollm_widgets.weights.model.structure import DecoderStructure, decoder_structure
 from ollm_widgets.weights.placing import RANK, Count, Placer
-from ollm_widgets.weights.prefill import ChunkedPrefill
-from ollm_widgets.weights.reading import WeightReader
-from ollm_widgets.weights.recipes import recipes_for
-from ollm_widgets.weights.spilling import SpillFolder
-from ollm_widgets.weights.structure import DecoderStructure, decoder_structure
+from ollm_widgets.weights.prefill.chunked import ChunkedPrefill
+from ollm_widgets.weights.reading.reader import WeightReader
+from ollm_widgets.weights.reading.spilling import SpillFolder
 from ollm_widgets.weights.trace import PassTrace, Recorder
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
     from transformers import PreTrainedModel
 
-    from ollm_widgets.weights.recipes import TensorRecipe
+    from ollm_widgets.weights.checkpoint.recipes import TensorRecipe
 
 # Called with the bytes read so far and those there are.
 ByteProgress = Callable[[int, int], None]

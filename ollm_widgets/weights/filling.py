@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ollm_widgets.weights.checkpoint.windows import Window, windows
 from ollm_widgets.weights.cuda import new_event
-from ollm_widgets.weights.packed_format import PackedFormat
-from ollm_widgets.weights.packing import pack_layer
+from ollm_widgets.weights.packing.format import PackedFormat
+from ollm_widgets.weights.packing.packing import pack_layer
 from ollm_widgets.weights.pinned import HostBuffer
-from ollm_widgets.weights.windows import Window, windows
 
 if TYPE_CHECKING:
-    from ollm_widgets.weights.layout import LayerLayout
-    from ollm_widgets.weights.reading import PendingRead, WeightReader
+    from ollm_widgets.weights.checkpoint.layout import LayerLayout
+    from ollm_widgets.weights.reading.reader import PendingRead, WeightReader
 
 # Page-locked memory is slow to make, so a load passes through a few small buffers of it.
 WINDOW_BYTES = 32 * 1024**2

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ollm_widgets.weights.layout import LayerLayout
+from ollm_widgets.weights.checkpoint.layout import LayerLayout
 from ollm_widgets.weights.pinned import HostBuffer
 
 if TYPE_CHECKING:
     from ollm_widgets.planning.ids import LayerTier
-    from ollm_widgets.weights.packed_format import PackedFormat
+    from ollm_widgets.weights.packing.format import PackedFormat
 
 
 @dataclass(slots=True)

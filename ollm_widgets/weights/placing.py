@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ollm_widgets.planning.ids import LayerTier
     from ollm_widgets.weights.filling import Filler
     from ollm_widgets.weights.homes import LayerHome
-    from ollm_widgets.weights.spilling import SpillFolder
+    from ollm_widgets.weights.reading.spilling import SpillFolder
 
 # Called with each number of bytes that has come.
 Count = Callable[[int], None]

@@ -98,8 +98,8 @@ def test_the_experts_of_the_headers_are_those_that_the_engine_finds(
 ) -> None:
     import torch
 
-    from ollm_widgets.weights.skeleton import build_skeleton
-    from ollm_widgets.weights.structure import decoder_structure
+    from ollm_widgets.weights.model.skeleton import build_skeleton
+    from ollm_widgets.weights.model.structure import decoder_structure
 
     folder, _ = checkpoint(architecture)
     weights = inspect(folder).weights

@@ -55,7 +55,7 @@ def test_every_expert_of_the_family_is_in_a_group(family: str) -> None:
         MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
     )
 
-    from ollm_widgets.weights.structure import decoder_structure
+    from ollm_widgets.weights.model.structure import decoder_structure
 
     if family not in CONFIG_MAPPING:
         pytest.skip(f"this transformers has no {family}")

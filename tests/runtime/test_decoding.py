@@ -15,7 +15,7 @@ from transformers import DynamicCache, LlamaForCausalLM, PreTrainedModel
 from ollm_widgets import GenerationConfig
 from ollm_widgets.runtime.decoding import StepRunner, can_decode, decode_ids
 from ollm_widgets.runtime.generation import effective_generation, run_generate
-from ollm_widgets.weights.steps import EagerSteps
+from ollm_widgets.weights.steps.eager import EagerSteps
 from tests.models.architectures import ARCHITECTURES, build
 from tests.weights.replaying import TracedSteps
 

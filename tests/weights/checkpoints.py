@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors.torch import save_file
 
-from ollm_widgets.weights.checkpoint import CheckpointIndex, TensorSpan
-from ollm_widgets.weights.layout import LayerLayout
-from ollm_widgets.weights.reading import WeightReader
-from ollm_widgets.weights.recipes import Piece, TensorRecipe
+from ollm_widgets.weights.checkpoint.index import CheckpointIndex, TensorSpan
+from ollm_widgets.weights.checkpoint.layout import LayerLayout
+from ollm_widgets.weights.checkpoint.recipes import Piece, TensorRecipe
+from ollm_widgets.weights.reading.reader import WeightReader
 from tests.models.architectures import Architecture, build
 
 if TYPE_CHECKING:

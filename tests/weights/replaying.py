@@ -12,7 +12,7 @@ from typing import cast
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from ollm_widgets.weights.capture import CapturedSteps
+from ollm_widgets.weights.steps.capture import CapturedSteps
 
 
 class TracedSteps(CapturedSteps):

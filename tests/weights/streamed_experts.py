@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import nn
 
-from ollm_widgets.weights.checkpoint import CheckpointIndex
-from ollm_widgets.weights.expert_sources import DiskExperts, ExpertSource, HostExperts
-from ollm_widgets.weights.expert_streaming import ExpertLayer, ExpertStreaming
-from ollm_widgets.weights.reading import WeightReader
-from ollm_widgets.weights.recipes import recipes_for
-from ollm_widgets.weights.structure import decoder_structure
+from ollm_widgets.weights.checkpoint.index import CheckpointIndex
+from ollm_widgets.weights.checkpoint.recipes import recipes_for
+from ollm_widgets.weights.experts.sources import DiskExperts, ExpertSource, HostExperts
+from ollm_widgets.weights.experts.streaming import ExpertLayer, ExpertStreaming
+from ollm_widgets.weights.model.structure import decoder_structure
+from ollm_widgets.weights.reading.reader import WeightReader
 from tests.models.architectures import ARCHITECTURES, GROUPED, HEADED, Architecture, build
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def streamed(
 
 def expert_bytes(sources: Sequence[ExpertSource]) -> int:
     """Room that a cache takes for one expert."""
-    from ollm_widgets.weights.expert_sources import stacked_bytes
+    from ollm_widgets.weights.experts.sources import stacked_bytes
 
     return max(stacked_bytes(source.tensors, 1) for source in sources)
 

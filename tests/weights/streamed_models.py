@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from ollm_widgets.planning.ids import LayerTier
 from ollm_widgets.planning.parts import LayerPlacement, StreamingPlan
 from ollm_widgets.weights.engine import WeightEngine
-from ollm_widgets.weights.skeleton import build_skeleton
+from ollm_widgets.weights.model.skeleton import build_skeleton
 from tests.models.architectures import ARCHITECTURES, Architecture, build
 from tests.weights.checkpoints import auto_class
 

@@ -18,14 +18,14 @@ from ollm_widgets import GenerationConfig, LoadedRuntime, RuntimeConfig, Runtime
 from ollm_widgets.errors import Cancelled, CheckpointChangedError, OutOfMemory, WeightReadError
 from ollm_widgets.planning.ids import LayerTier
 from ollm_widgets.planning.parts import LayerPlacement, StreamingPlan
-from ollm_widgets.weights.checkpoint import CheckpointIndex
-from ollm_widgets.weights.copying_ring import CopyingRing, StreamedLayer
+from ollm_widgets.weights.checkpoint.index import CheckpointIndex
+from ollm_widgets.weights.checkpoint.layout import LayerLayout
 from ollm_widgets.weights.filling import Filler
-from ollm_widgets.weights.layout import LayerLayout
-from ollm_widgets.weights.packing import pack_layer
+from ollm_widgets.weights.packing.packing import pack_layer
 from ollm_widgets.weights.pinned import HostBuffer
-from ollm_widgets.weights.reading import WeightReader
-from ollm_widgets.weights.ring import ReadingRing
+from ollm_widgets.weights.reading.reader import WeightReader
+from ollm_widgets.weights.rings.copying import CopyingRing, StreamedLayer
+from ollm_widgets.weights.rings.ring import ReadingRing
 from tests.models.architectures import Architecture
 from tests.weights.checkpoints import as_it_is, index_of
 from tests.weights.streamed_models import (

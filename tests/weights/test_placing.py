@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from ollm_widgets.errors import Cancelled, CheckpointChangedError, WeightReadError
 from ollm_widgets.planning.ids import LayerTier
-from ollm_widgets.weights.checkpoint import CheckpointIndex
+from ollm_widgets.weights.checkpoint.index import CheckpointIndex
+from ollm_widgets.weights.checkpoint.layout import LayerLayout
 from ollm_widgets.weights.filling import Filler
 from ollm_widgets.weights.homes import LayerHome, Part
-from ollm_widgets.weights.layout import LayerLayout
 from ollm_widgets.weights.placing import RANK, Placer
-from ollm_widgets.weights.reading import WeightReader
-from ollm_widgets.weights.spilling import SpillFolder
+from ollm_widgets.weights.reading.reader import WeightReader
+from ollm_widgets.weights.reading.spilling import SpillFolder
 from tests.weights.checkpoints import as_it_is, index_of
 
 NEVER = threading.Event()

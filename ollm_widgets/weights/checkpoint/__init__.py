@@ -1,0 +1,1 @@
+"""Where the bytes of a model are on disk, and how its tensors come from them."""

@@ -1,0 +1,1 @@
+"""Mixtures of experts that move only the experts which were chosen."""

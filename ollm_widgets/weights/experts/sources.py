@@ -1,0 +1,209 @@
+"""Where the experts of a layer come from: host memory, or the checkpoint on disk."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+from ollm_widgets.errors import Cancelled
+
+if TYPE_CHECKING:
+    from ollm_widgets.weights.checkpoint.recipes import TensorRecipe
+    from ollm_widgets.weights.model.structure import ExpertGroup
+    from ollm_widgets.weights.reading.reader import PendingRead, WeightReader
+
+# Of the first byte of every tensor in a shared buffer: what any dtype, copies and kernels need.
+ALIGNMENT_BYTES = 512
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertTensor:
+    """One parameter of a group of experts, without its first dimension.
+
+    Parameters
+    ----------
+    name
+        Of the parameter in the experts' module: ``"gate_up_proj"``.
+    dtype, row_shape
+        Of a single expert's part.
+    """
+
+    name: str
+    dtype: torch.dtype
+    row_shape: tuple[int, ...]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one expert's part."""
+        return math.prod(self.row_shape) * self.dtype.itemsize
+
+
+class ExpertSource(Protocol):
+    """Gives single experts of one layer."""
+
+    @property
+    def experts(self) -> int:
+        """How many there are."""
+
+    @property
+    def tensors(self) -> tuple[ExpertTensor, ...]:
+        """The parameters that an expert has a row of."""
+
+    def fetch(
+        self,
+        experts: Sequence[int],
+        rows: Sequence[int],
+        out: Mapping[str, torch.Tensor],
+        cancel: threading.Event | None = None,
+    ) -> None:
+        """Write experts into rows of tensors ``[rows, *row_shape]`` in host memory, and wait."""
+
+
+class HostExperts:
+    """Experts that lie in host memory.
+
+    Parameters
+    ----------
+    tensors
+        Parameter name to tensor ``[experts, ...]``, contiguous, on the CPU. Pinned ones are read
+        by an accelerator without a trip to the CPU. They are looked at, not copied.
+
+    Raises
+    ------
+    ValueError
+        When the tensors differ in their first dimension or are not contiguous.
+    """
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        counts = {tensor.shape[0] for tensor in tensors.values()}
+        if len(counts) != 1 or not all(each.is_contiguous() for each in tensors.values()):
+            shapes = {name: list(each.shape) for name, each in tensors.items()}
+            raise ValueError(f"Experts need contiguous tensors of one first dimension: {shapes}.")
+        self.stacked = dict(tensors)
+        self.experts = counts.pop()
+        self.tensors = tuple(
+            ExpertTensor(name, each.dtype, tuple(each.shape[1:])) for name, each in tensors.items()
+        )
+
+    @classmethod
+    def of(cls, views: Mapping[str, torch.Tensor], group: ExpertGroup) -> HostExperts:
+        """The experts among a layer's tensors by name relative to the layer."""
+        return cls({name: views[f"{group.path}.{name}"] for name in group.parameters})
+
+    @property
+    def pinned(self) -> bool:
+        """Whether every tensor lies in page-locked memory."""
+        return all(each.is_pinned() for each in self.stacked.values())
+
+    def fetch(
+        self,
+        experts: Sequence[int],
+        rows: Sequence[int],
+        out: Mapping[str, torch.Tensor],
+        cancel: threading.Event | None = None,
+    ) -> None:
+        """Copy experts into rows of `out`."""
+        for name, source in self.stacked.items():
+            for expert, row in zip(experts, rows, strict=True):
+                out[name][row].copy_(source[expert])
+
+
+class DiskExperts:
+    """Experts that are read from the checkpoint when they are wanted.
+
+    Parameters
+    ----------
+    reader
+        Reads rows of the stacked tensors.
+    recipes
+        Parameter name in the experts' module to the recipe of the stacked tensor.
+    """
+
+    def __init__(self, reader: WeightReader, recipes: Mapping[str, TensorRecipe]) -> None:
+        self._reader = reader
+        self._recipes = dict(recipes)
+        self.experts = next(iter(self._recipes.values())).shape[0]
+        self.tensors = tuple(
+            ExpertTensor(name, recipe.dtype, tuple(recipe.shape[1:]))
+            for name, recipe in self._recipes.items()
+        )
+
+    @classmethod
+    def of(
+        cls,
+        reader: WeightReader,
+        recipes: Mapping[str, TensorRecipe],
+        prefix: str,
+        group: ExpertGroup,
+    ) -> DiskExperts:
+        """The experts of the layer called `prefix`, e.g. ``"model.layers.3"``."""
+        return cls(
+            reader, {name: recipes[f"{prefix}.{group.path}.{name}"] for name in group.parameters}
+        )
+
+    def fetch(
+        self,
+        experts: Sequence[int],
+        rows: Sequence[int],
+        out: Mapping[str, torch.Tensor],
+        cancel: threading.Event | None = None,
+    ) -> None:
+        """Read experts into rows of `out`.
+
+        Raises
+        ------
+        WeightReadError, CheckpointChangedError, Cancelled
+            From the reader; then nothing writes to `out` any more.
+        """
+        if cancel is not None and cancel.is_set():
+            raise Cancelled("The read of the chosen experts was cancelled.")
+        pending: list[PendingRead] = []
+        try:
+            for first, last in _runs(rows):
+                for name, recipe in self._recipes.items():
+                    place = out[name][rows[first] : rows[last - 1] + 1]
+                    pending.append(self._reader.read_rows(recipe, experts[first:last], place))
+            for read in pending:
+                read.wait(cancel)
+        except BaseException:
+            for read in pending:
+                read.cancel()
+            raise
+
+
+def _runs(rows: Sequence[int]) -> Iterable[tuple[int, int]]:
+    """Begin and end of the stretches of `rows` that ascend by one."""
+    first = 0
+    for position in range(1, len(rows) + 1):
+        if position == len(rows) or rows[position] != rows[position - 1] + 1:
+            yield first, position
+            first = position
+
+
+def aligned(size_bytes: int) -> int:
+    """The next multiple of the alignment."""
+    return -(-size_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+
+
+def stacked_bytes(tensors: Iterable[ExpertTensor], rows: int) -> int:
+    """Bytes of a buffer that holds so many experts."""
+    return sum(aligned(rows * tensor.row_bytes) for tensor in tensors)
+
+
+def stacked_views(
+    buffer: torch.Tensor, tensors: Iterable[ExpertTensor], rows: int
+) -> dict[str, torch.Tensor]:
+    """Tensors ``[rows, *row_shape]`` one after the other in a uint8 buffer, by name."""
+    views: dict[str, torch.Tensor] = {}
+    start = 0
+    for tensor in tensors:
+        size = rows * tensor.row_bytes
+        flat = buffer[start : start + size].view(tensor.dtype)
+        views[tensor.name] = flat.view(rows, *tensor.row_shape)
+        start += aligned(size)
+    return views

@@ -1,0 +1,1 @@
+"""An unmodified transformers model without its weights: building it, finding its parts."""

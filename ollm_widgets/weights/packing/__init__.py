@@ -1,0 +1,1 @@
+"""Lossless packing of bfloat16 weights."""

@@ -1,0 +1,1 @@
+"""Prompts that pass each layer once, in chunks."""

@@ -1,0 +1,1 @@
+"""Reading tensors into buffers, on threads of their own."""

@@ -1,0 +1,1 @@
+"""Buffers through which streamed layers pass."""

@@ -1,0 +1,1 @@
+"""Single tokens: one pass over a cache of fixed addresses, captured where it can be."""
