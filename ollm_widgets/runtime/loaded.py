@@ -265,7 +265,8 @@ class LoadedRuntime(Renderable):
         Parameters
         ----------
         offload_gpu_layers, offload_cpu_layers
-            Layers that shall stay on the accelerator, and in host memory; None keeps the count.
+            Layers that shall stay on the accelerator, and in host memory. None for the host keeps
+            as many in memory as are there; None for the accelerator keeps its count.
         offload_cpu_policy
             Which are the host's; None keeps the policy.
         cancel

@@ -272,7 +272,8 @@ def _as_applied(plan: RuntimePlan, loaded: LoadedModel) -> RuntimePlan:
 
 
 def _may_fall_back(config: RuntimeConfig, plan: RuntimePlan) -> bool:
-    asked_for_offload = config.offload_gpu_layers or config.offload_cpu_layers
+    asked = (config.offload_gpu_layers, config.offload_cpu_layers)
+    asked_for_offload = any(count is not None for count in asked)
     return config.backend is None and plan.generic_model_kind is not None and not asked_for_offload
 
 

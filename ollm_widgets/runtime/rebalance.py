@@ -27,7 +27,10 @@ def moved_placement(
     *,
     on_cpu: bool,
 ) -> LayerPlacement:
-    """Return the placement with other counts; None keeps a count as far as the other allows.
+    """Return the placement with other counts.
+
+    A host count of None keeps in memory as many layers as are there; an accelerator count of None
+    keeps its own, as far as the host's allows.
 
     Raises
     ------

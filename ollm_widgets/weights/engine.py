@@ -6,9 +6,8 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -16,14 +15,14 @@ from ollm_widgets.errors import SpecializationLoadError
 from ollm_widgets.planning.parts import LayerPlacement, StreamingPlan
 from ollm_widgets.weights.arrangement import Arrangement
 from ollm_widgets.weights.checkpoint.index import CheckpointIndex
-from ollm_widgets.weights.checkpoint.layout import LayerLayout
 from ollm_widgets.weights.checkpoint.recipes import recipes_for
 from ollm_widgets.weights.engine_memory import EngineMemory, measure_engine
 from ollm_widgets.weights.filling import Filler
-from ollm_widgets.weights.homes import LayerHome, Part
+from ollm_widgets.weights.hooks import LayerHooks
+from ollm_widgets.weights.matching import lay_out_layers, refuse_unmatched
 from ollm_widgets.weights.model.binding import bind, unbind
 from ollm_widgets.weights.model.expanding import forget_quantization
-from ollm_widgets.weights.model.structure import DecoderStructure, decoder_structure
+from ollm_widgets.weights.model.structure import decoder_structure
 from ollm_widgets.weights.placing import RANK, Count, Placer
 from ollm_widgets.weights.prefill.chunked import ChunkedPrefill
 from ollm_widgets.weights.reading.reader import WeightReader
@@ -31,10 +30,7 @@ from ollm_widgets.weights.reading.spilling import SpillFolder
 from ollm_widgets.weights.trace import PassTrace, Recorder
 
 if TYPE_CHECKING:
-    from torch.utils.hooks import RemovableHandle
     from transformers import PreTrainedModel
-
-    from ollm_widgets.weights.checkpoint.recipes import TensorRecipe
 
 # Called with the bytes read so far and those there are.
 ByteProgress = Callable[[int, int], None]
@@ -78,11 +74,11 @@ class WeightEngine:
         self._wanted = placement
         self._streaming = streaming
         self._on_cpu = device.type == "cpu"
-        _refuse_unmatched(model, self.structure, placement)
+        refuse_unmatched(model, self.structure, placement)
         index = CheckpointIndex.of(folder)
         recipes = recipes_for(model, index)
         forget_quantization(model)
-        self._homes, self._other = _lay_out(self.structure, recipes, streaming)
+        self._homes, self._other = lay_out_layers(self.structure, recipes, streaming)
         self._settle_on(placement)
         self._missing = set(model.state_dict()) - set(recipes)
         self._reader = WeightReader(index, direct=streaming.read_direct)
@@ -91,9 +87,7 @@ class WeightEngine:
         self._placer = Placer(self._filler, self._spill, on_cpu=self._on_cpu, pack=streaming.packed)
         self._other_memory: torch.Tensor | None = None
         self._arranged: Arrangement | None = None
-        self._hooks: list[RemovableHandle] = []
-        self._recorder: Recorder | None = None
-        self._cancel: threading.Event | None = None
+        self._hooks = LayerHooks(self.structure.layers, self._homes)
         self._before_move: list[Callable[[], None]] = []
         self._prefill: ChunkedPrefill | None = None
 
@@ -262,7 +256,7 @@ class WeightEngine:
                 self._unbind_layers()
                 if not self._lower_last():
                     raise
-        self._hook()
+        self._hooks.install(self._arranged)
 
     def _lower_last(self) -> bool:
         """Move the last layer that is on an accelerator to host memory, if there is one."""
@@ -282,9 +276,7 @@ class WeightEngine:
     def _dissolve(self) -> None:
         for call in self._before_move:
             call()
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
+        self._hooks.remove()
         arranged, self._arranged = self._arranged, None
         if arranged is not None:
             arranged.close()
@@ -295,13 +287,13 @@ class WeightEngine:
     @contextmanager
     def request(self, cancel: threading.Event) -> Iterator[None]:
         """Let waits for weights end with `Cancelled` once `cancel` is set."""
-        self._cancel = cancel
+        self._hooks.cancel = cancel
         if self._arranged is not None:
             self._arranged.cancel_with(cancel)
         try:
             yield
         finally:
-            self._cancel = None
+            self._hooks.cancel = None
             if self._arranged is not None:
                 self._arranged.cancel_with(None)
 
@@ -343,51 +335,23 @@ class WeightEngine:
         """Take nothing for granted that was issued in a capture which was given up."""
         self.arranged.forget()
 
-    def _hook(self) -> None:
-        """Have streamed layers wait for their weights; when tracing, time the others too."""
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
-        for index, layer in enumerate(self.structure.layers):
-            if self._recorder is not None or self.arranged.streams(index):
-                self._hooks += [
-                    layer.register_forward_pre_hook(partial(self._before, index), with_kwargs=True),
-                    layer.register_forward_hook(partial(self._after, index)),
-                ]
-
-    def _before(
-        self, index: int, _layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
-        recorder = self._recorder
-        if recorder is not None:
-            hidden = args[0] if args else kwargs["hidden_states"]
-            recorder.begin(index, self._homes[index].tier, hidden.shape[1], first=index == 0)
-        self.arranged.take(index, self._cancel, recorder)
-        if recorder is not None:
-            recorder.ready()
-
-    def _after(self, index: int, _layer: Any, _args: Any, _output: Any) -> None:
-        if self._recorder is not None:
-            self._recorder.end()
-        self.arranged.give_back(index)
-
     # ------------------------------------------------------------------ looking at it
 
     @property
     def tracing(self) -> bool:
         """Whether passes are recorded."""
-        return self._recorder is not None
+        return self._hooks.recorder is not None
 
     def start_trace(self, passes: int = 256) -> None:
         """Record where the time of each pass goes, from now on."""
-        self._recorder = Recorder(self.device, passes)
-        self._hook()
+        self._hooks.recorder = Recorder(self.device, passes)
+        self._hooks.install(self.arranged)
 
     def stop_trace(self) -> tuple[PassTrace, ...]:
         """Stop recording, and return the passes since `start_trace`."""
-        recorder, self._recorder = self._recorder, None
+        recorder, self._hooks.recorder = self._hooks.recorder, None
         if self._arranged is not None:
-            self._hook()
+            self._hooks.install(self._arranged)
         return () if recorder is None else recorder.traces()
 
     def memory(self) -> EngineMemory:
@@ -411,37 +375,3 @@ class WeightEngine:
         self._filler.close()
         self._reader.close()
         self._spill.close()
-
-
-def _refuse_unmatched(
-    model: PreTrainedModel, structure: DecoderStructure, placement: LayerPlacement
-) -> None:
-    if len(placement.tiers) != len(structure.layers):
-        raise SpecializationLoadError(
-            f"The plan places {len(placement.tiers)} layers, the model has {len(structure.layers)}."
-        )
-    shared = [name for name in model.all_tied_weights_keys if name.startswith(f"{structure.path}.")]
-    if shared:
-        raise SpecializationLoadError(
-            f"Its layers share weights ({shared[0]}), so they cannot stream one by one."
-        )
-
-
-def _lay_out(
-    structure: DecoderStructure, recipes: dict[str, TensorRecipe], streaming: StreamingPlan
-) -> tuple[list[LayerHome], LayerLayout]:
-    """Give each layer a layout, its experts one of their own if they move on their own."""
-    homes = []
-    in_layers: set[str] = set()
-    for number, group in enumerate(structure.expert_groups):
-        prefix = f"{structure.path}.{number}"
-        own = [recipe for name, recipe in recipes.items() if name.startswith(f"{prefix}.")]
-        in_layers.update(recipe.name for recipe in own)
-        apart: set[str] = set()
-        if group is not None and streaming.expert_streaming:
-            apart = {f"{prefix}.{group.path}.{name}" for name in group.parameters}
-        dense = LayerLayout.of(prefix, [recipe for recipe in own if recipe.name not in apart])
-        experts = LayerLayout.of(prefix, [recipe for recipe in own if recipe.name in apart])
-        homes.append(LayerHome(Part(dense), Part(experts) if apart else None))
-    other = [recipe for name, recipe in recipes.items() if name not in in_layers]
-    return homes, LayerLayout.of("", other)

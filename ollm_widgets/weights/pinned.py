@@ -66,7 +66,7 @@ def _refused(size_bytes: int) -> OutOfMemory:
 
     free_bytes = int(psutil.virtual_memory().available)
     return OutOfMemory(
-        f"The system refuses {size_bytes / 2**30:.2f} GiB of page-locked host memory; "
+        f"The system refuses {size_bytes / 2**30:.2f} GiB more of host memory; "
         f"{free_bytes / 2**30:.1f} GiB are available.",
         tier="host",
         needed_bytes=size_bytes,

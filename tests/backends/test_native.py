@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 from ollm_widgets import GenerationConfig, RuntimeConfig, RuntimeLoader
 from ollm_widgets.backends.base import LoadProgress
 from ollm_widgets.backends.native import NativeBackend
-from ollm_widgets.errors import Cancelled, SpecializationLoadError
+from ollm_widgets.errors import Cancelled, MalformedModelError, SpecializationLoadError
+from ollm_widgets.planning.ids import BackendId
 from tests.weights.streamed_models import (
     named,
     save_large,
@@ -169,13 +170,14 @@ def copy_of(folder: Path, target: Path) -> Path:
     return Path(shutil.copytree(folder, target))
 
 
-def test_a_checkpoint_that_lacks_a_tensor_is_refused_by_its_name(
-    small: Path, tmp_path: Path
+@pytest.mark.parametrize("backend", ["optimized-native", None])
+def test_a_checkpoint_that_lacks_a_tensor_is_refused_by_its_name_and_never_made_up(
+    small: Path, tmp_path: Path, backend: BackendId | None
 ) -> None:
     folder = copy_of(small, tmp_path / "lacking")
     without_a_tensor(folder)
-    with pytest.raises(SpecializationLoadError, match=r"model\.layers\.3\.mlp\.up_proj\.weight"):
-        RuntimeLoader().load(config_of(folder))
+    with pytest.raises(MalformedModelError, match=r"model\.layers\.3\.mlp\.up_proj\.weight"):
+        RuntimeLoader().load(config_of(folder).copy(backend=backend))
 
 
 def test_without_a_backend_asked_for_a_load_that_fails_falls_back_and_says_why(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ollm_widgets.errors import SpecializationLoadError
+from ollm_widgets.errors import MalformedModelError, SpecializationLoadError
 from ollm_widgets.weights.checkpoint.conversions import Conversion, ConversionJob, torch_dtype
 from ollm_widgets.weights.checkpoint.index import CheckpointIndex, TensorSpan
 from ollm_widgets.weights.checkpoint.mapping import DtypePolicy, MappedTensor, map_tensors
@@ -103,8 +103,10 @@ def recipes_for(model: PreTrainedModel, index: CheckpointIndex) -> dict[str, Ten
 
     Raises
     ------
+    MalformedModelError
+        When tensors are missing or have another shape: transformers would make them up.
     SpecializationLoadError
-        When tensors are missing, have another shape, or cannot be converted.
+        When tensors cannot be converted.
     """
     state = model.state_dict()
     recipes: dict[str, TensorRecipe] = {}
@@ -215,7 +217,7 @@ def _require_complete(
     ignored = [re.compile(p) for p in getattr(model, "_keys_to_ignore_on_load_missing", None) or ()]
     lacking = sorted(name for name in missing if not any(p.search(name) for p in ignored))
     if lacking:
-        raise SpecializationLoadError(
+        raise MalformedModelError(
             f"The checkpoint lacks {len(lacking)} of {len(state)} tensors of "
             f"{type(model).__name__}: {_first_of(lacking)}.",
             hint="Get the model's files again, or choose the task that the checkpoint was made "
@@ -229,7 +231,7 @@ def _require_complete(
         if recipe.shape != tuple(state[name].shape)
     ]
     if mismatched:
-        raise SpecializationLoadError(
+        raise MalformedModelError(
             f"{len(mismatched)} tensors of the checkpoint have another shape than "
             f"{type(model).__name__} of this config: {_first_of(mismatched)}.",
             hint="The config and the weights belong to different models; get both again.",

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from ollm_widgets.errors import SpecializationLoadError
+from ollm_widgets.errors import MalformedModelError, SpecializationLoadError
 from ollm_widgets.weights.checkpoint.index import CheckpointIndex
 from ollm_widgets.weights.checkpoint.moves import TracedTensor, runs_of
 from ollm_widgets.weights.checkpoint.recipes import recipes_for
@@ -309,7 +309,7 @@ def test_missing_tensors_are_named_and_counted(saved_llama: Path, tmp_path: Path
     kept = {name: tensor for name, tensor in tensors.items() if ".mlp." not in name}
     save_file(kept, tmp_path / "model.safetensors")
     model = model_on_meta(saved_llama, torch.bfloat16)
-    with pytest.raises(SpecializationLoadError, match=r"lacks 6 of 21 .* and 1 more") as raised:
+    with pytest.raises(MalformedModelError, match=r"lacks 6 of 21 .* and 1 more") as raised:
         recipes_for(model, CheckpointIndex.of(tmp_path))
     assert "model.layers.0.mlp.down_proj.weight" in raised.value.message
     assert raised.value.hint
@@ -319,7 +319,7 @@ def test_a_tensor_of_another_shape_is_named(saved_llama: Path, tmp_path: Path) -
     config = json.loads((saved_llama / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "intermediate_size": 100}))
     model = model_on_meta(tmp_path, torch.bfloat16)
-    with pytest.raises(SpecializationLoadError, match=r"6 tensors .*\[96, 64\].*\[100, 64\]"):
+    with pytest.raises(MalformedModelError, match=r"6 tensors .*\[96, 64\].*\[100, 64\]"):
         recipes_for(model, CheckpointIndex.of(saved_llama))
 
 
@@ -327,7 +327,7 @@ def test_a_missing_expert_is_told(tmp_path: Path) -> None:
     architecture = next(each for each in CHECKED if each.model_type == "qwen3_moe")
     folder = save_tiny(architecture, tmp_path)
     rewrite(folder, lambda t: t.pop("model.layers.0.mlp.experts.2.down_proj.weight"))
-    with pytest.raises(SpecializationLoadError, match=r"experts\.down_proj.*\[3,.*\[4,"):
+    with pytest.raises(MalformedModelError, match=r"experts\.down_proj.*\[3,.*\[4,"):
         recipes_for(model_on_meta(folder, torch.bfloat16), CheckpointIndex.of(folder))
 
 
