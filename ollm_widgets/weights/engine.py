@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -32,6 +33,8 @@ from ollm_widgets.weights.trace import PassTrace, Recorder
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+# Enough to take a disk, or the page cache, to its limit.
+_READERS = 8
 # Called with the bytes read so far and those there are.
 ByteProgress = Callable[[int, int], None]
 
@@ -81,7 +84,9 @@ class WeightEngine:
         self._homes, self._other = lay_out_layers(self.structure, recipes, streaming)
         self._settle_on(placement)
         self._missing = set(model.state_dict()) - set(recipes)
-        self._reader = WeightReader(index, direct=streaming.read_direct)
+        # Where the processor computes too, more threads than it has only get in its way.
+        threads = min(_READERS, max(os.cpu_count() or 2, 2)) if self._on_cpu else _READERS
+        self._reader = WeightReader(index, threads=threads, direct=streaming.read_direct)
         self._filler = Filler(self._reader)
         self._spill = SpillFolder(index, self._reader)
         self._placer = Placer(self._filler, self._spill, on_cpu=self._on_cpu, pack=streaming.packed)
