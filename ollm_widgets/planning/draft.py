@@ -110,6 +110,9 @@ def placed(draft: Draft) -> Draft:
         layers = layer_count(draft.resolved)
         whole = (0, layers) if kind == "cpu" else (layers, 0)
         return replace(draft, placement=place_layers(layers, *whole))
+    at_once = _with_whole_prompts(draft, sizes)
+    if at_once is not None:
+        return at_once
     first = _laid_out(draft, sizes)
     fitting: Draft | None = None
     shorter: Draft | None = first
@@ -136,6 +139,18 @@ def _fits_well(draft: Draft) -> bool:
     few = min(WELL_FED_SLOTS, max(len(passing) for passing in draft.passing))
     gains = packs(draft.choice.dtype, draft.choice.device.kind) and placement.host_layers > few
     return streaming.device_slots >= few and (streaming.packed or not gains) and _fits_device(draft)
+
+
+def _with_whole_prompts(draft: Draft, sizes: WeightSizes) -> Draft | None:
+    """Let a prompt pass at once where nothing streams and there is room: no chunk is faster."""
+    kind, dtype, demand = draft.choice.device.kind, draft.choice.dtype, draft.demand
+    rows = demand.prefill_chunk_tokens(dtype, kind)
+    if kind == "cpu" or demand.chunk_was_asked or rows is None or rows >= demand.context_tokens:
+        return None
+    demand = replace(demand, chunk_tokens=demand.context_tokens)
+    footprint = demand.footprint(dtype, kind)
+    whole = _laid_out(replace(draft, demand=demand, footprint=footprint), sizes)
+    return whole if not whole.run.streams and _fits_device(whole) else None
 
 
 def _in_smaller_chunks(draft: Draft, sizes: WeightSizes) -> Draft | None:

@@ -254,7 +254,11 @@ def test_a_quantized_checkpoint_counts_as_what_it_is_expanded_to(
     made, plain = plan(stored, server, **asked), plan(large_model, server, **asked)
     assert made.backend_id == "optimized-native"
     assert (made.placement, made.streaming) == (plain.placement, plain.streaming)
-    assert made.memory == plain.memory
+    # The disk is left out: others write to it between the two plans.
+    memory, of_plain = (
+        [tier for tier in each.memory.tiers if tier.place != "disk"] for each in (made, plain)
+    )
+    assert memory == of_plain
     assert "Its fp8 weights are expanded to bfloat16 when loaded." in made.details
     assert any("in the cache folder" in detail for detail in made.details)
     assert not any("expanded" in detail for detail in plain.details)
@@ -273,6 +277,8 @@ def test_float16_layers_are_not_packed(
     ("config", "tokens"),
     [
         ({"device": "cuda"}, 7680),
+        ({"device": "cuda", "context_tokens": 32_768}, 32_768),
+        ({"device": "cuda", "context_tokens": 32_768, "gpu_memory_budget": "22GiB"}, 7680),
         ({"device": "cpu", "context_tokens": 2048}, None),
         ({"device": "cpu", "context_tokens": 2049}, 1024),
         ({"device": "cuda", "dense_projection_chunk_rows": 64}, 64),
