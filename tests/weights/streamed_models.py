@@ -153,6 +153,7 @@ def engine_of(
     tiers: Sequence[LayerTier] | None = None,
     streaming: StreamingPlan | None = None,
     device: torch.device = CPU,
+    devices: Sequence[str] = (),
 ) -> Iterator[WeightEngine]:
     """A loaded engine; all layers on disk and two slots unless something else is asked."""
     model = build_skeleton(folder, dtype, device, architecture.kind)
@@ -160,7 +161,7 @@ def engine_of(
         model,
         folder,
         device=device,
-        placement=LayerPlacement(tuple(tiers or ("disk",) * architecture.layers)),
+        placement=LayerPlacement(tuple(tiers or ("disk",) * architecture.layers), tuple(devices)),
         streaming=streaming or StreamingPlan(device_slots=2),
     )
     try:
