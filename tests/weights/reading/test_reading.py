@@ -185,7 +185,7 @@ def test_rows_of_fused_experts_come_from_their_own_tensors(tmp_path: Path) -> No
 
 
 def test_rows_of_a_converted_tensor_are_converted(tmp_path: Path) -> None:
-    from tests.weights.test_recipes import MORE
+    from tests.weights.checkpoint.test_recipes import MORE
 
     architecture = next(each for each in MORE if each.model_type == "ernie4_5_vl_moe")
     folder = save_tiny(architecture, tmp_path)
