@@ -71,6 +71,7 @@ class NativeBackend:
                 if engine.arranged.resident:
                     progress(LoadProgress("Warm up", 0, 0))
                     _warm_up(plan, model, tokenizer, applied.steps)
+                    check_cancelled(cancel)
                     progress(LoadProgress("Warm up", 1, 1))
         except BaseException:
             engine.close()

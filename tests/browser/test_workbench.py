@@ -253,14 +253,12 @@ def test_a_load_can_be_cancelled_and_started_again(lab: Lab) -> None:
     notebook, workbench = open_workbench(lab)
     notebook.kernel_eval(
         # Reading is slowed down, not replaced, so that there is time to press Cancel.
-        "import threading\n"
-        "from ollm_widgets.backends import progress\n"
-        "_iterate = progress.WeightCounter.__iter__\n"
-        "def _slowly(self):\n"
-        "    for item in _iterate(self):\n"
-        "        self._cancel.wait(0.2)\n"
-        "        yield item\n"
-        "progress.WeightCounter.__iter__ = _slowly\n"
+        "from ollm_widgets.weights.placing import Placer\n"
+        "_bring = Placer.bring\n"
+        "def _slowly(self, home, tier, cancel, count):\n"
+        "    cancel.wait(0.2)\n"
+        "    _bring(self, home, tier, cancel, count)\n"
+        "Placer.bring = _slowly\n"
     )
     pick(workbench, "smollm", "smollm2-135m")
     loading = region(workbench, "Loading")
@@ -268,7 +266,7 @@ def test_a_load_can_be_cancelled_and_started_again(lab: Lab) -> None:
     expect(loading.get_by_role("progressbar", name="Read weights")).to_be_visible(timeout=LONG_S)
     loading.get_by_role("button", name="Cancel", exact=True).click()
     expect(loading).to_contain_text("was cancelled", timeout=LONG_S)
-    notebook.kernel_eval("progress.WeightCounter.__iter__ = _iterate")
+    notebook.kernel_eval("Placer.bring = _bring")
     loading.get_by_role("button", name="Load", exact=True).click()
     expect(loading).to_contain_text("was loaded in", timeout=LONG_S)
     notebook.assert_no_console_errors()
