@@ -116,7 +116,7 @@ def delete_model(resolved: ResolvedModel, models_dir: Path | None = None) -> int
 def _plan(resolved: ResolvedModel, models_dir: Path) -> Deletion:
     path = resolved.model_path
     # Path.exists raises for a name that is too long.
-    if path is None or not os.path.exists(path):  # noqa: PTH110
+    if path is None or not os.path.exists(path):  # noqa: PTH110  (never raises)
         raise DeletionError(
             f"{resolved.display_name} is not on this machine; there is nothing to delete."
         )

@@ -108,7 +108,7 @@ class DownloadErrors:
             gaps,
         )
 
-    def of_fault(  # noqa: PLR0911
+    def of_fault(  # noqa: PLR0911  (one case a fault)
         self, fault: HubFault, gaps: Sequence[str] = (), missing_bytes: int = 0
     ) -> OllmError:
         """Say what a failed request means for the person who asked for the model."""

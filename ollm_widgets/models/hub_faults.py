@@ -76,7 +76,7 @@ def request_errors() -> tuple[type[Exception], ...]:
     return (http_error, OSError, ValueError)
 
 
-def explain(error: BaseException, secret: str | None = None) -> HubFault:  # noqa: PLR0911
+def explain(error: BaseException, secret: str | None = None) -> HubFault:  # noqa: PLR0911  (a case each)
     """Say what an exception of a request means.
 
     Parameters
