@@ -24,11 +24,12 @@ from ollm_widgets.weights.matching import lay_out_layers, refuse_unmatched
 from ollm_widgets.weights.model.binding import bind, unbind
 from ollm_widgets.weights.model.expanding import forget_quantization
 from ollm_widgets.weights.model.structure import decoder_structure
-from ollm_widgets.weights.placing import RANK, Count, Placer
+from ollm_widgets.weights.placing import RANK, Placer
 from ollm_widgets.weights.prefill.chunked import ChunkedPrefill
 from ollm_widgets.weights.reading.reader import WeightReader
 from ollm_widgets.weights.reading.spilling import SpillFolder
 from ollm_widgets.weights.trace import PassTrace, Recorder
+from ollm_widgets.weights.window_stream import Count
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -116,6 +117,7 @@ class WeightEngine:
             self._refuse_empty_tensors()
             for home, tier in zip(self._homes, self._wanted.tiers, strict=True):
                 self._placer.bring(home, tier, cancel, count)
+            self._filler.settle(cancel)
             self._filler.rest()
             self._arrange()
         except BaseException:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Callable
 
 import torch
 
 from ollm_widgets.errors import OutOfMemory
 from ollm_widgets.weights.cuda import lock_pages, unlock_pages
-
-_ALIGNMENT_BYTES = 2 * 1024**2
+from ollm_widgets.weights.pages import (
+    PAGE_BYTES,
+    give_to_children,
+    keep_from_children,
+    map_pages,
+)
 
 
 class HostBuffer:
@@ -27,13 +30,11 @@ class HostBuffer:
 
     def __init__(self, size_bytes: int) -> None:
         self.size_bytes = size_bytes
-        whole = -(-max(size_bytes, 1) // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
+        whole = -(-max(size_bytes, 1) // PAGE_BYTES) * PAGE_BYTES
         try:
-            self._map = mmap.mmap(-1, whole)
+            self._map = map_pages(whole)
         except (OSError, ValueError) as error:
             raise _refused(size_bytes) from error
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            self._map.madvise(mmap.MADV_HUGEPAGE)
         self.tensor = torch.frombuffer(self._map, dtype=torch.uint8, count=size_bytes or 1)
         self._whole_bytes = whole
         self._unlock: Callable[[], object] | None = None
@@ -52,12 +53,14 @@ class HostBuffer:
         if not lock_pages(address, self._whole_bytes):
             raise _refused(self.size_bytes)
         self._unlock = lambda: unlock_pages(address)
+        keep_from_children(self._map)
 
     def close(self) -> None:
         """Unlock the pages and let them go once no tensor looks at them."""
         unlock, self._unlock = self._unlock, None
         if unlock is not None:
             unlock()
+            give_to_children(self._map)
         self.tensor = torch.empty(0, dtype=torch.uint8)
 
 

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 
 from ollm_widgets.errors import Cancelled
+from ollm_widgets.weights.window_stream import Count
 
 if TYPE_CHECKING:
     from ollm_widgets.planning.ids import LayerTier
     from ollm_widgets.weights.filling import Filler
     from ollm_widgets.weights.homes import LayerHome
     from ollm_widgets.weights.reading.spilling import SpillFolder
-
-# Called with each number of bytes that has come.
-Count = Callable[[int], None]
 
 RANK: dict[LayerTier, int] = {"disk": 0, "host": 1, "accelerator": 2}
 
@@ -49,10 +46,13 @@ class Placer:
     ) -> None:
         """Read a layer that is on disk into a tier.
 
+        What goes to an accelerator may still be under way when this returns, until the filler
+        has settled.
+
         Raises
         ------
         OutOfMemory, WeightReadError, CheckpointChangedError, Cancelled
-            The layer is on disk then.
+            The layer is on disk then. What was under way has not come.
         """
         _stop_at(cancel)
         try:
@@ -80,6 +80,11 @@ class Placer:
             return
         home.clear()
         self.bring(home, tier, cancel, lambda _bytes: None)
+        try:
+            self._filler.settle(cancel)
+        except BaseException:
+            home.clear()
+            raise
 
     def _bring_to_host(self, home: LayerHome, cancel: threading.Event, count: Count) -> None:
         for part in home.parts:

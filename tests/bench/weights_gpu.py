@@ -38,7 +38,7 @@ def ours_traced(bench: Bench, tokens: int) -> Figures:
     """See where the time goes, and what seeing costs."""
     import ours as runtime
 
-    return runtime.run_traced(bench, LLAMA_8B, tokens, rounds=2, **_HOST)
+    return runtime.run_traced(bench, LLAMA_8B, tokens, rounds=4, **_HOST)
 
 
 def ours_from_disk(bench: Bench, tokens: int, *, cold: bool) -> Figures:
@@ -214,6 +214,8 @@ def table(results: Results, bench: Bench) -> str:
             found.tokens,
             "; ".join(goal.verdict(known[goal.figure]) for goal in goals),
         )
+        if traced := known["traced"]:
+            notes.append(f"{row.title}: {traced:.4f} x untraced")
         if found.note:
             notes.append(f"{row.title}: {found.note}")
     return "\n".join([*lines, "", str(made), "", *notes])

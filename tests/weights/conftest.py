@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ollm_widgets.weights.packing import packing
 from tests.models.architectures import Architecture
 from tests.weights.streamed_models import save_lively
 
@@ -31,3 +32,10 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Architectur
         return path if path.exists() else save_lively(architecture, path)
 
     return folder
+
+
+@pytest.fixture
+def packed_however_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let layers of a few thousand weights be packed, for which it would not pay."""
+    monkeypatch.setattr(packing, "_MIN_ELEMENTS", packing.BLOCK_ELEMENTS)
+    monkeypatch.setattr(packing, "_WORTHWHILE", 2.0)

@@ -15,6 +15,7 @@ import numpy as np
 
 from ollm_widgets.errors import WeightReadError
 from ollm_widgets.weights.checkpoint.index import CheckpointIndex, TensorSpan
+from ollm_widgets.weights.pages import map_pages
 from ollm_widgets.weights.reading.plan import ITEM_BYTES
 
 # Of memory, offset and length for O_DIRECT; a multiple of what any common device wants.
@@ -220,5 +221,5 @@ class _Bounce(threading.local):
     @property
     def memory(self) -> mmap.mmap:
         if self._memory is None:
-            self._memory = mmap.mmap(-1, ITEM_BYTES + 2 * _BLOCK_BYTES)
+            self._memory = map_pages(ITEM_BYTES + 2 * _BLOCK_BYTES)
         return self._memory
