@@ -7,6 +7,10 @@ PY     := $(VENV)/bin/python
 PIP    := $(PY) -m pip --disable-pip-version-check -qq
 STAMPS := $(VENV)/.stamps
 PINNED := .ci/constraints.txt
+# A file's tests stay together, for what they share; a process computes on one core.
+PARALLEL := OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --maxprocesses 4 --dist loadfile
+# Options that choose among the tests may leave none of a kind.
+NONE_CHOSEN = test $$? = 5 -a -n '$(PYTEST_OPTIONS)'
 
 NOTEBOOK := examples/01_quickstart.ipynb
 MODEL    := smollm2-135m
@@ -37,10 +41,12 @@ endif
 
 test: setup test-js browser ## Run all tests, the ones in a real browser included
 	@echo "== pytest"
-	@$(PY) -m pytest $(PYTEST_OPTIONS)
+	@$(PARALLEL) -m "not browser and not packaging" $(PYTEST_OPTIONS) || $(NONE_CHOSEN)
+	@echo "== pytest, in a browser and of the distributions"
+	@$(PY) -m pytest -m "browser or packaging" $(PYTEST_OPTIONS) || $(NONE_CHOSEN)
 
 test-fast: setup bundle ## Run the tests that need neither a browser nor a build
-	@$(PY) -m pytest -m "not browser and not packaging" $(PYTEST_OPTIONS)
+	@$(PARALLEL) -m "not browser and not packaging" $(PYTEST_OPTIONS)
 
 check: setup packages ## Format, lint, types, import contracts, protocol drift, bundle sizes
 	@echo "== ruff"

@@ -209,6 +209,12 @@ class KVStrategyError(OllmError, ValueError):
     code: ClassVar[str] = "kv-strategy"
 
 
+class KVPageError(OllmError):
+    """A page of a KV cache could not be read back as it was written."""
+
+    code: ClassVar[str] = "kv-page"
+
+
 class OutOfMemory(OllmError):  # noqa: N818  (the name is public and says what it is)
     """A tier cannot hold what was asked.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 CACHE_DIR_VARIABLE = "OLLM_CACHE_DIR"
 MODELS_DIR_VARIABLE = "OLLM_MODELS_DIR"
+KV_LIMIT_VARIABLE = "OLLM_KV_LIMIT"
 APPLICATION = "ollm-widgets"
 
 
@@ -29,6 +30,14 @@ def default_models_dir() -> Path:
 def models_dir_was_chosen() -> bool:
     """Whether ``OLLM_MODELS_DIR`` says where managed models go."""
     return _folder_from(MODELS_DIR_VARIABLE) is not None
+
+
+def kv_limit() -> str:
+    """What persistent KV pages may take at most, as typed; empty for a share of their disk.
+
+    ``OLLM_KV_LIMIT``, bytes or a size such as ``"20GiB"``.
+    """
+    return os.environ.get(KV_LIMIT_VARIABLE, "").strip()
 
 
 def _folder_from(variable: str) -> Path | None:

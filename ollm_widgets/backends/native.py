@@ -93,7 +93,8 @@ def _warm_up(
     tokenizer: PreTrainedTokenizerBase,
     steps: CapturedSteps | None,
 ) -> None:
-    if steps is None:
+    tokens = min(plan.kv.context_tokens, _FIRST_STEPS_TOKENS)
+    if steps is None or steps.refuses(1, tokens):
         warm_up(model, tokenizer, model.device)
     else:
-        steps.begin(1, min(plan.kv.context_tokens, _FIRST_STEPS_TOKENS))
+        steps.begin(1, tokens)

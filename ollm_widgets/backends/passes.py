@@ -10,6 +10,8 @@ from ollm_widgets.backends.memory import is_allocation_failure
 from ollm_widgets.errors import OllmError, SpecializationApplicationError
 
 if TYPE_CHECKING:
+    from ollm_widgets.kv.attention.room import KVTiers
+    from ollm_widgets.planning.parts import KVPlan
     from ollm_widgets.planning.plan import RuntimePlan
     from ollm_widgets.weights.engine import WeightEngine
     from ollm_widgets.weights.steps.capture import CapturedSteps
@@ -116,6 +118,21 @@ def _prefill(context: PassContext) -> str:
     return ""
 
 
+def _kv_tiers(kv: KVPlan) -> KVTiers | None:
+    """What steps may take for keys and values; None where all of them stay on the device."""
+    from ollm_widgets.kv.attention.room import KVTiers
+    from ollm_widgets.kv.budget import KVBudget
+    from ollm_widgets.planning.kv_presets import preset_of
+
+    preset = preset_of(kv.strategy)
+    if not preset.uses_disk:
+        return None
+    # Without a host tier steps serve what fits the device; anything longer goes to the disk.
+    host_bytes = kv.host_budget_bytes if "host" in preset.tiers else 0
+    codec = "full" if preset.codec == "full" else kv.codec or "int8"
+    return KVTiers(KVBudget(kv.device_budget_bytes, host_bytes), codec)
+
+
 def _captured(context: PassContext) -> str:
     from ollm_widgets.weights.steps.capture import CapturedSteps
 
@@ -133,6 +150,7 @@ def _captured(context: PassContext) -> str:
         settle=engine.settle,
         forget=engine.forget,
         fuse=True,
+        tiers=_kv_tiers(context.plan.kv),
     )
     engine.before_move(context.steps.close)
     return ""

@@ -12,12 +12,15 @@ from ollm_widgets.planning.config import (
     BackendId,
     DTypeChoice,
     GenerationConfig,
+    KVCacheLifecycle,
+    KVCodecId,
     KVStrategyId,
     RuntimeConfig,
     SelectorProfile,
 )
 
-COMMANDS = ("plan", "load", "list", "search", "info", "download", "rm", "unload")
+COMMANDS = ("plan", "load", "list", "search", "info", "download", "rm", "unload", "kv")
+KV_COMMANDS = ("list", "info", "rm")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -65,6 +68,7 @@ def line_parser() -> argparse.ArgumentParser:
     unload.add_argument("model", nargs="?", help="a loaded model; by default the one in use")
     unload.add_argument("--all", action="store_true", help="every loaded model")
     unload.add_argument("--force", action="store_true", help="stop a running answer first")
+    _add_kv_commands(commands.add_parser("kv", help="what prompts have left on disk"))
     return parser
 
 
@@ -120,6 +124,14 @@ CONFIG_OPTIONS: dict[str, dict[str, Any]] = {
     "kv_cache_strategy": {"choices": get_args(KVStrategyId)},
     "strategy_selector_profile": {"choices": get_args(SelectorProfile)},
     "kv_cache_window_tokens": {"type": int, "metavar": "N", "help": "keep the last N tokens"},
+    "kv_cache_sink_tokens": {
+        "type": int,
+        "metavar": "N",
+        "help": "and the first N beside the window",
+    },
+    "kv_cache_lifecycle": {"choices": get_args(KVCacheLifecycle)},
+    "kv_cache_codec": {"choices": get_args(KVCodecId)},
+    "kv_cache_memory_budget": {"metavar": "SIZE", "help": "for keys and values, e.g. 2GiB"},
     "offload_gpu_layers": {"type": int, "metavar": "N", "help": "layers on the accelerator"},
     "offload_cpu_layers": {"type": int, "metavar": "N", "help": "layers in host memory"},
     "context_tokens": {"type": int, "metavar": "N", "help": "tokens to plan for"},
@@ -132,6 +144,19 @@ CONFIG_OPTIONS: dict[str, dict[str, Any]] = {
 def flag(option: str) -> str:
     """``--kv-cache-strategy`` for ``kv_cache_strategy``."""
     return "--" + option.replace("_", "-")
+
+
+def _add_kv_commands(kv: argparse.ArgumentParser) -> None:
+    kv.set_defaults(what=None, all=False, cache_dir=None)
+    commands = kv.add_subparsers(dest="kv_command", metavar="|".join(KV_COMMANDS))
+    listing = commands.add_parser("list", help="models, tokens, sizes, and when they were used")
+    info = commands.add_parser("info", help="the conversations of a model")
+    info.add_argument("what", metavar="MODEL", help="its name, or an id of the list")
+    remove = commands.add_parser("rm", help="delete pages; they come again by reading again")
+    remove.add_argument("what", metavar="MODEL", nargs="?", help="its name, or an id of the list")
+    remove.add_argument("--all", action="store_true", help="of all models")
+    for command in (listing, info, remove):
+        command.add_argument("--cache-dir", metavar="FOLDER", help="where they are, as in a config")
 
 
 def _add_config_options(parser: argparse.ArgumentParser) -> None:

@@ -62,6 +62,7 @@ class Commands:
             "download": self._download,
             "rm": self._remove,
             "unload": self._unload,
+            "kv": self._kv,
         }
         return run[arguments.command](arguments)
 
@@ -160,6 +161,19 @@ class Commands:
             print(f"{one.name} was unloaded, {format_memory(one.freed_bytes)} given back.")
         if not unloaded:
             print("No model was loaded.")
+
+    def _kv(self, arguments: argparse.Namespace) -> Any:
+        from ollm_widgets.notebook.kv import folder_of, kv_info, list_kv, remove_kv
+
+        folder = folder_of(self._session.config, arguments.cache_dir)
+        match arguments.kv_command:
+            case "info":
+                return kv_info(folder, arguments.what)
+            case "rm":
+                print(remove_kv(folder, arguments.what, everything=arguments.all))
+                return None
+            case _:
+                return list_kv(folder)
 
     # ------------------------------------------------------------------ %%ollm
 

@@ -45,9 +45,26 @@ def suggest(line: str) -> list[str]:
         return [*options, "--seed", "--stop"] if typing.startswith("-") else _models()
     if len(done) <= 1:
         return list(COMMANDS)
+    if done[1] == "kv":
+        return _kv_words(done[2:], typing)
     if typing.startswith("-"):
         return [flag(name) for name in CONFIG_OPTIONS] if done[1] in ("plan", "load") else []
     return [] if done[1] == "list" else _models()
+
+
+def _kv_words(done: list[str], typing: str) -> list[str]:
+    """What may follow ``%ollm kv``; ids are those of the folder that the session's config names."""
+    from ollm_widgets.notebook.arguments import KV_COMMANDS
+    from ollm_widgets.notebook.kv import folder_of, kv_names
+    from ollm_widgets.session.session import default_session
+
+    if not done:
+        return list(KV_COMMANDS)
+    if typing.startswith("-"):
+        return ["--cache-dir", "--all"] if done[0] == "rm" else ["--cache-dir"]
+    if len(done) > 1 or done[0] == "list":
+        return []
+    return kv_names(folder_of(default_session().config))
 
 
 def _models() -> list[str]:

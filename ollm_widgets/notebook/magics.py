@@ -28,6 +28,7 @@ class OllmMagics(Magics):
         %ollm download MODEL        bring its files to this machine
         %ollm rm MODEL              delete its files; asks first
         %ollm unload [MODEL]        give its memory back
+        %ollm kv [list|info|rm]     what prompts have left on disk
 
         %%ollm [MODEL] [--into NAME] [--max-new-tokens N] [--temperature T]
         Send the cell to the model and stream its answer.

@@ -25,6 +25,7 @@ from ollm_widgets.planning.ids import (
     DTypeChoice,
     KVAdaptationMode,
     KVCacheLifecycle,
+    KVCodecId,
     KVStrategyId,
     OffloadPolicy,
     SelectorProfile,
@@ -37,6 +38,7 @@ __all__ = [
     "GenerationConfig",
     "KVAdaptationMode",
     "KVCacheLifecycle",
+    "KVCodecId",
     "KVStrategyId",
     "OffloadPolicy",
     "RuntimeConfig",
@@ -45,7 +47,7 @@ __all__ = [
 
 _FLAGS = ("multimodal", "use_specialization", "use_cache", "force_download")
 _PATHS = ("models_dir", "adapter_dir", "cache_dir")
-_BUDGETS = ("gpu_memory_budget", "cpu_memory_budget")
+_BUDGETS = ("gpu_memory_budget", "cpu_memory_budget", "kv_cache_memory_budget")
 # Decide how files come, not what is loaded.
 _NOT_IDENTITY = frozenset({"force_download"})
 
@@ -83,8 +85,13 @@ class RuntimeConfig:
         Whether the KV cache outlives the runtime.
     kv_cache_adaptation_mode
         Whether the KV cache may be retuned while it runs.
-    kv_cache_window_tokens
-        Tokens the bounded window keeps.
+    kv_cache_window_tokens, kv_cache_sink_tokens
+        Tokens the bounded window keeps, and how many of the first ones it keeps beside them.
+    kv_cache_codec
+        How cold pages of a quantized strategy are kept: ``int8`` or ``int4``; None is ``int8``.
+    kv_cache_memory_budget
+        Bytes, or a size, that the KV cache may take on the device that computes; what is beyond
+        goes to slower tiers. None is what the model leaves.
     dense_projection_chunk_rows
         Rows of a dense projection that are computed at once.
     offload_gpu_layers, offload_cpu_layers
@@ -116,6 +123,9 @@ class RuntimeConfig:
     kv_cache_lifecycle: KVCacheLifecycle = "runtime-scoped"
     kv_cache_adaptation_mode: KVAdaptationMode = "disabled"
     kv_cache_window_tokens: int | None = None
+    kv_cache_sink_tokens: int = 0
+    kv_cache_codec: KVCodecId | None = None
+    kv_cache_memory_budget: int | str | None = None
     dense_projection_chunk_rows: int | None = None
     offload_gpu_layers: int | None = None
     offload_cpu_layers: int | None = None
@@ -171,12 +181,20 @@ class RuntimeConfig:
         check_choice("strategy_selector_profile", self.strategy_selector_profile, SelectorProfile)
         check_choice("kv_cache_lifecycle", self.kv_cache_lifecycle, KVCacheLifecycle)
         check_choice("kv_cache_adaptation_mode", self.kv_cache_adaptation_mode, KVAdaptationMode)
+        check_choice("kv_cache_codec", self.kv_cache_codec, KVCodecId, optional=True)
         check_choice("offload_cpu_policy", self.offload_cpu_policy, OffloadPolicy)
         for name in _FLAGS:
             check_flag(name, getattr(self, name))
 
     def _validate_counts(self) -> None:
         check_count("kv_cache_window_tokens", self.kv_cache_window_tokens, least=1, unit="tokens")
+        check_count(
+            "kv_cache_sink_tokens",
+            self.kv_cache_sink_tokens,
+            least=0,
+            unit="tokens",
+            optional=False,
+        )
         check_count(
             "dense_projection_chunk_rows", self.dense_projection_chunk_rows, least=1, unit="rows"
         )
@@ -200,6 +218,21 @@ class RuntimeConfig:
                 f"{self.kv_cache_strategy} keeps the full history and has no window of "
                 f"{self.kv_cache_window_tokens} tokens.",
                 hint="Leave the window empty, or use sliding-window-ring-buffer.",
+            )
+        if self.kv_cache_sink_tokens and not bounded:
+            raise ConfigError(
+                "kv_cache_sink_tokens",
+                f"{self.kv_cache_strategy} keeps the full history, its first "
+                f"{self.kv_cache_sink_tokens} tokens included.",
+                hint="Leave the sinks at 0, or use sliding-window-ring-buffer.",
+            )
+        quantized = self.kv_cache_strategy in (None, "quantized-cold-tier")
+        if self.kv_cache_codec is not None and not quantized:
+            raise ConfigError(
+                "kv_cache_codec",
+                f"{self.kv_cache_strategy} keeps full precision and has no use for "
+                f"{self.kv_cache_codec}.",
+                hint="Leave the codec empty, or use quantized-cold-tier.",
             )
         if self.backend == "optimized-native" and not self.use_specialization:
             raise ConfigError(

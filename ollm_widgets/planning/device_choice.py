@@ -9,7 +9,7 @@ from ollm_widgets.planning.config import RuntimeConfig
 from ollm_widgets.planning.devices import Device, Machine, choose_dtype
 from ollm_widgets.planning.footprint import Demand
 from ollm_widgets.planning.ids import DType
-from ollm_widgets.planning.kv_choice import planned_context, planned_window
+from ollm_widgets.planning.kv_choice import kept_by_window, kv_budget_bytes, planned_context
 from ollm_widgets.planning.memory import device_available_bytes
 from ollm_widgets.planning.traits import BackendTraits
 from ollm_widgets.planning.weights import layer_count
@@ -98,11 +98,12 @@ def demand_of(resolved: ResolvedModel, config: RuntimeConfig, traits: BackendTra
     return Demand(
         resolved,
         planned_context(config, resolved),
-        planned_window(config, resolved),
+        kept_by_window(config, resolved),
         config.use_cache,
         streams=traits.supports_streaming,
         chunk_tokens=config.dense_projection_chunk_rows,
         chunk_was_asked=config.dense_projection_chunk_rows is not None,
+        kv_budget_bytes=kv_budget_bytes(config),
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from ollm_widgets.models.resolved import ResolvedModel
 from ollm_widgets.planning.across import DeviceShare, Site, lay_out_across
@@ -11,6 +13,9 @@ from ollm_widgets.planning.config import RuntimeConfig
 from ollm_widgets.planning.device_choice import DeviceChoice
 from ollm_widgets.planning.devices import Device, Machine
 from ollm_widgets.planning.footprint import Demand, Footprint
+from ollm_widgets.planning.ids import Place
+from ollm_widgets.planning.kv_choice import kv_folder, on_several_devices
+from ollm_widgets.planning.kv_presets import CODEC_SHARES, preset_of
 from ollm_widgets.planning.memory import (
     attention_layers,
     device_available_bytes,
@@ -18,12 +23,15 @@ from ollm_widgets.planning.memory import (
     memory_map,
     memory_map_across,
 )
-from ollm_widgets.planning.parts import KVPlan, LayerPlacement, MemoryMap, StreamingPlan
+from ollm_widgets.planning.parts import KVPlan, LayerPlacement, MemoryMap, StreamingPlan, TierMemory
 from ollm_widgets.planning.passes import PlannedRun
 from ollm_widgets.planning.placement import place_layers
 from ollm_widgets.planning.streaming import WELL_FED_SLOTS, Counts, Room, lay_out, packs
+from ollm_widgets.planning.traits import BackendTraits
 from ollm_widgets.planning.weights import ITEM_BYTES, WeightSizes, layer_count
 from ollm_widgets.settings import cache_dir
+
+_LEAST_HOT_TOKENS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +40,8 @@ class Draft:
 
     Parameters
     ----------
+    kv_host_bytes, kv_disk_bytes
+        What of the KV cache is beside the device, in the bytes it takes there.
     devices, shares
         The GPUs that the layers shall be placed across, and what each of them has; empty where
         the chosen device is alone.
@@ -46,6 +56,8 @@ class Draft:
     footprint: Footprint
     placement: LayerPlacement
     streaming: StreamingPlan = field(default_factory=StreamingPlan)
+    kv_host_bytes: int = 0
+    kv_disk_bytes: int = 0
     devices: tuple[Device, ...] = ()
     shares: tuple[DeviceShare, ...] = ()
 
@@ -68,17 +80,63 @@ class Draft:
         """What decides which passes apply."""
         return PlannedRun(self.choice.device.kind, self.placement, self.streaming)
 
-    def with_spilled_kv(self) -> Draft:
+    @property
+    def kv_spills(self) -> bool:
+        """Whether the KV cache of the planned context is larger than its budget."""
+        return self.demand.kv_total_bytes(self.choice.dtype) > self.footprint.kv_bytes
+
+    @property
+    def kv_strategy_traits(self) -> BackendTraits:
+        """What the backend can do, as far as the placement lets it hold a KV cache."""
+        traits = self.backend.traits
+        return on_several_devices(traits) if self.spreads else traits
+
+    def with_spilled_kv(self, kv: KVPlan) -> Draft:
         """Keep as much of the KV cache in memory as fits; the rest goes to disk."""
-        beside_bytes = self.footprint.needed_bytes - self.footprint.kv_bytes
-        room_bytes = device_available_bytes(self.choice.device, self.config) - beside_bytes
-        kept_bytes = min(self.footprint.kv_bytes, max(room_bytes, 0))
-        return replace(self, footprint=replace(self.footprint, kv_bytes=kept_bytes))
+        preset = preset_of(kv.strategy)
+        if not preset.uses_disk:
+            return self
+        total_bytes = self.demand.kv_total_bytes(self.choice.dtype)
+        kept_bytes = min(self.footprint.kv_bytes, self.room_bytes_of("own"))
+        kept_bytes = max(kept_bytes, min(self._least_kv_bytes(), total_bytes))
+        cold_bytes = total_bytes - kept_bytes
+        if kv.codec is not None:
+            of_16_bits = cold_bytes * 2 / ITEM_BYTES[self.choice.dtype]
+            cold_bytes = math.ceil(of_16_bits * CODEC_SHARES[kv.codec])
+        in_host_bytes = 0
+        if self.choice.device.kind != "cpu" and "host" in preset.tiers:
+            in_host_bytes = min(cold_bytes, self.room_bytes_of("ram"))
+        writes_behind = kv.strategy == "tiered-write-back"
+        return replace(
+            self,
+            footprint=replace(self.footprint, kv_bytes=kept_bytes),
+            kv_host_bytes=in_host_bytes,
+            kv_disk_bytes=cold_bytes if writes_behind else cold_bytes - in_host_bytes,
+        )
+
+    def _least_kv_bytes(self) -> int:
+        """What stays on the device: two layers on their way, and some tokens of each."""
+        each = self.demand.kv_layer_bytes(self.choice.dtype)
+        tokens = max(self.demand.context_tokens, 1)
+        return 2 * max(each, default=0) + sum(each) * min(_LEAST_HOT_TOKENS, tokens) // tokens
+
+    def room_bytes_of(self, where: Literal["own", "ram"]) -> int:
+        """What a tier has left for keys and values."""
+        kind = self.choice.device.kind
+        place: Place = "gpu" if where == "own" and kind != "cpu" else "ram"
+        tier = self.memory().tier(place)
+        if tier is None:
+            return 0
+        return max(tier.available_bytes - (tier.needed_bytes - tier.kv_bytes), 0)
 
     def memory(self) -> MemoryMap:
         """Say what each tier would hold."""
-        on_disk = self.placement.disk_layers > 0
-        disk = disk_tier(self.resolved.model_path or cache_dir()) if on_disk else None
+        disk: TierMemory | None = None
+        if self.kv_disk_bytes:
+            disk = disk_tier(kv_folder(self.config))
+            disk = replace(disk, available_bytes=disk.free_bytes)
+        elif self.placement.disk_layers:
+            disk = disk_tier(self.resolved.model_path or cache_dir())
         if self.shares and self.footprint.sizes is not None:
             return memory_map_across(
                 self.machine,
@@ -97,6 +155,8 @@ class Draft:
             self.placement,
             self.footprint.sizes,
             kv_cache_bytes=self.footprint.kv_bytes,
+            kv_host_bytes=self.kv_host_bytes,
+            kv_disk_bytes=self.kv_disk_bytes,
             activations_bytes=self.footprint.activations_bytes,
             streaming=self.streaming,
             disk=disk,
@@ -215,10 +275,23 @@ def _kv_of_each(draft: Draft, sizes: WeightSizes) -> tuple[int, ...]:
 
 
 def sized_kv(kv: KVPlan, draft: Draft) -> KVPlan:
-    """Fill in the bytes that a strategy takes, where the model's shape is known."""
+    """Fill in the bytes that a strategy takes, and may take, where the shape is known."""
     shape = draft.resolved.shape
     if shape is None or not draft.config.use_cache:
         return kv
     full_layers, _ = attention_layers(shape)
     per_token = 2 * full_layers * shape.kv_heads * shape.head_dim * ITEM_BYTES[draft.choice.dtype]
-    return replace(kv, bytes_per_1k_tokens=1000 * per_token, total_bytes=draft.footprint.kv_bytes)
+    kv = replace(
+        kv,
+        bytes_per_1k_tokens=1000 * per_token,
+        total_bytes=draft.demand.kv_total_bytes(draft.choice.dtype),
+    )
+    if not preset_of(kv.strategy).uses_disk:
+        return kv
+    room_bytes = draft.room_bytes_of("own")
+    asked_bytes = draft.demand.kv_budget_bytes
+    return replace(
+        kv,
+        device_budget_bytes=room_bytes if asked_bytes is None else min(asked_bytes, room_bytes),
+        host_budget_bytes=None if draft.choice.device.kind == "cpu" else draft.room_bytes_of("ram"),
+    )

@@ -71,6 +71,8 @@ class Demand:
         Rows of a prompt that pass a layer at once; None for what suits the device.
     chunk_was_asked
         Whether a person set them.
+    kv_budget_bytes
+        The most that the KV cache may take on the device; None for all that it needs.
     """
 
     resolved: ResolvedModel
@@ -80,6 +82,7 @@ class Demand:
     streams: bool = False
     chunk_tokens: int | None = None
     chunk_was_asked: bool = False
+    kv_budget_bytes: int | None = None
 
     def footprint(
         self, dtype: DType, kind: DeviceKind, context_tokens: int | None = None
@@ -90,13 +93,23 @@ class Demand:
         sizes = weight_sizes(self.resolved, dtype)
         if shape is None:
             return Footprint(sizes, 0, 0)
-        cached = kv_bytes(shape, dtype, tokens, self.window_tokens) if self.use_cache else 0
+        cached = self.kv_total_bytes(dtype, tokens)
+        if self.kv_budget_bytes is not None:
+            cached = min(cached, self.kv_budget_bytes)
         if self.streams:
             chunk = self.prefill_chunk_tokens(dtype, kind, tokens)
             work = streamed_activation_bytes(self.resolved, dtype, tokens, chunk, kind)
         else:
             work = activation_bytes(shape, dtype, tokens)
         return Footprint(sizes, cached, work)
+
+    def kv_total_bytes(self, dtype: DType, context_tokens: int | None = None) -> int:
+        """Return the KV cache at the planned context, or at another; 0 where it is not known."""
+        shape = self.resolved.shape
+        if shape is None or not self.use_cache:
+            return 0
+        tokens = self.context_tokens if context_tokens is None else context_tokens
+        return kv_bytes(shape, dtype, tokens, self.window_tokens)
 
     def kv_layer_bytes(self, dtype: DType) -> tuple[int, ...]:
         """Return the KV cache of each layer at the planned context; empty without one."""

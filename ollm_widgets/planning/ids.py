@@ -18,6 +18,7 @@ KVStrategyId: TypeAlias = Literal[
 SelectorProfile: TypeAlias = Literal["balanced", "latency", "capacity", "bounded-window"]
 KVCacheLifecycle: TypeAlias = Literal["runtime-scoped", "persistent"]
 KVAdaptationMode: TypeAlias = Literal["disabled", "observe-only", "automatic"]
+KVCodecId: TypeAlias = Literal["int8", "int4"]
 OffloadPolicy: TypeAlias = Literal["auto", "prefix", "suffix", "middle-band"]
 DType: TypeAlias = Literal["float32", "bfloat16", "float16"]
 DTypeChoice: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from ollm_widgets.planning.ids import KVStrategyId
+from ollm_widgets.planning.ids import KVCodecId, KVStrategyId
 
 KVLayout: TypeAlias = Literal["contiguous", "chunks", "pages", "segments", "journal", "ring"]
 KVTier: TypeAlias = Literal["accelerator", "host", "disk"]
@@ -13,6 +13,11 @@ KVCodec: TypeAlias = Literal["full", "quantized-cold"]
 KVWindow: TypeAlias = Literal["full", "last-n"]
 
 DEFAULT_WINDOW_TOKENS = 256
+# The more exact of the two: nobody asked for less.
+DEFAULT_CODEC: KVCodecId = "int8"
+
+# Bytes of a quantized page, scales included, as a share of the same page in 16 bits.
+CODEC_SHARES: dict[KVCodecId, float] = {"int8": 0.55, "int4": 0.30}
 
 
 @dataclass(frozen=True, slots=True)

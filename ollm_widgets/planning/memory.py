@@ -47,12 +47,14 @@ def kv_layer_bytes(
 ) -> tuple[int, ...]:
     """Bytes of the keys and values of one sequence in each layer; see `kv_bytes`."""
     kept = tokens if window is None else min(tokens, window)
-    own = kept if shape.sliding_window is None else min(kept, shape.sliding_window)
     per_token = 2 * shape.kv_heads * shape.head_dim * ITEM_BYTES[dtype]
     if shape.layer_types is None:
+        own = kept if shape.sliding_window is None else min(kept, shape.sliding_window)
         return (per_token * own,) * shape.layers
+    # Layers that slide by themselves keep their own window, whatever bounds the others.
+    slides = tokens if shape.sliding_window is None else min(tokens, shape.sliding_window)
     tokens_of = {"full_attention": kept, "linear_attention": 0}
-    return tuple(per_token * tokens_of.get(each, own) for each in shape.layer_types)
+    return tuple(per_token * tokens_of.get(each, slides) for each in shape.layer_types)
 
 
 def attention_layers(shape: ModelShape) -> tuple[int, int]:
@@ -121,6 +123,8 @@ def memory_map(
     *,
     kv_cache_bytes: int,
     activations_bytes: int,
+    kv_host_bytes: int = 0,
+    kv_disk_bytes: int = 0,
     streaming: StreamingPlan | None = None,
     disk: TierMemory | None = None,
 ) -> MemoryMap:
@@ -128,10 +132,12 @@ def memory_map(
 
     Parameters
     ----------
+    kv_cache_bytes, kv_host_bytes, kv_disk_bytes
+        The KV cache on the device, in host memory beside it, and on disk.
     streaming
         The buffers of layers that stream, where any do.
     disk
-        The disk's tier, where layers are read from it.
+        The disk's tier, where layers are read from it or keys and values go to it.
     """
     streaming = streaming or StreamingPlan()
     rest_bytes = sizes.embeddings_bytes if sizes is not None else 0
@@ -144,12 +150,14 @@ def memory_map(
     if disk is not None:
         tiers.append(disk)
     own: Place = "gpu" if on_accelerator else "ram"
+    cached: dict[Place, int] = {"ram": kv_host_bytes, "disk": kv_disk_bytes}
+    cached[own] = cached.get(own, 0) + kv_cache_bytes
     return MemoryMap(
         tuple(
             replace(
                 _with_layers(tier, placement, sizes, packed=streaming.packed),
                 embeddings_bytes=rest_bytes if tier.place == own else 0,
-                kv_bytes=kv_cache_bytes if tier.place == own else 0,
+                kv_bytes=cached.get(tier.place, 0),
                 activations_bytes=activations_bytes if tier.place == own else 0,
                 staging_bytes=(streaming.device_bytes if tier.place == own else 0)
                 + (streaming.staging_bytes if tier.place == "ram" else 0),

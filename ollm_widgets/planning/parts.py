@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ollm_widgets.planning.bandwidth import Bandwidth
-from ollm_widgets.planning.ids import KVRule, KVStrategyId, LayerTier, Place
+from ollm_widgets.planning.ids import KVCodecId, KVRule, KVStrategyId, LayerTier, Place
 from ollm_widgets.render.units import format_memory
 
 # A bfloat16 weight packed without loss takes 12 bits, and few need an escape: measured on layers
@@ -249,7 +249,14 @@ class KVPlan:
     context_tokens
         Tokens planned for.
     total_bytes
-        Bytes of a cache filled to the planned context.
+        Bytes of a cache filled to the planned context, in full precision.
+    sink_tokens
+        First tokens that a window keeps beside its last ones.
+    codec
+        How cold pages are kept; None as they are.
+    device_budget_bytes, host_budget_bytes
+        What the cache may take on the device that computes, and in host memory beside it; None
+        where there is no bound of its own. What is beyond both goes to disk.
     """
 
     strategy: KVStrategyId
@@ -260,6 +267,10 @@ class KVPlan:
     window_tokens: int | None = None
     context_tokens: int = 0
     total_bytes: int = 0
+    sink_tokens: int = 0
+    codec: KVCodecId | None = None
+    device_budget_bytes: int | None = None
+    host_budget_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

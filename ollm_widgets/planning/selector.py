@@ -14,7 +14,6 @@ from ollm_widgets.planning.device_choice import choose_device, demand_of
 from ollm_widgets.planning.devices import Device, Machine, probe_machine
 from ollm_widgets.planning.draft import Draft, sized_kv
 from ollm_widgets.planning.kv_choice import choose_strategy, refused_strategy
-from ollm_widgets.planning.kv_presets import preset_of
 from ollm_widgets.planning.parts import KVPlan, LayerPlacement, SpeedPrediction
 from ollm_widgets.planning.passes import native_registry, planned_passes
 from ollm_widgets.planning.placement import count_obstacle, offload_obstacle
@@ -76,13 +75,18 @@ class BackendSelector:
         draft = self._draft(resolved, config, machine or probe_machine())
         obstacles = [*draft.backend.obstacles, *_obstacles(draft)]
         try:
-            kv = choose_strategy(config, draft.backend.traits, resolved, draft.memory())
+            kv = choose_strategy(
+                config,
+                draft.kv_strategy_traits,
+                resolved,
+                draft.memory(),
+                spills=draft.kv_spills,
+            )
         except KVStrategyError as error:
             obstacles.append(str(error))
             kv = refused_strategy(config, resolved, str(error))
         kv = sized_kv(kv, draft)
-        if preset_of(kv.strategy).uses_disk:
-            draft = draft.with_spilled_kv()
+        draft = draft.with_spilled_kv(kv)
         obstacles += room_obstacles(draft)
         if not resolved.is_supported():
             obstacles = [resolved.resolution_message]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 from ollm_widgets.planning.ids import BackendId, DeviceKind, KVStrategyId
 
+_ALL_STRATEGIES: tuple[KVStrategyId, ...] = get_args(KVStrategyId)
 _ALL_DEVICES: frozenset[DeviceKind] = frozenset({"cpu", "cuda", "mps"})
 
 
@@ -61,8 +63,8 @@ GENERIC_TRAITS = BackendTraits(
     title="transformers",
     unavailable="",
     generic_kinds=frozenset({"causal-lm"}),
-    kv_strategies=("resident", "sliding-window-ring-buffer"),
-    supports_disk_cache=False,
+    kv_strategies=_ALL_STRATEGIES,
+    supports_disk_cache=True,
     supports_cpu_offload=False,
     supports_gpu_offload=False,
     supports_adapter=False,
@@ -74,8 +76,8 @@ NATIVE_TRAITS = BackendTraits(
     title="optimized native",
     unavailable="",
     generic_kinds=frozenset({"causal-lm", "image-text-to-text"}),
-    kv_strategies=("resident", "sliding-window-ring-buffer"),
-    supports_disk_cache=False,
+    kv_strategies=_ALL_STRATEGIES,
+    supports_disk_cache=True,
     supports_cpu_offload=True,
     supports_gpu_offload=True,
     supports_adapter=False,

@@ -54,6 +54,12 @@ _STYLE = (
 
 def card_to_html(card: Card) -> str:
     """Return the card as one ``<section>`` that carries its own style."""
+    rows = "".join(_row(row) for row in card.rows)
+    return section(card, f"<dl>{rows}</dl>" if rows else "")
+
+
+def section(card: Card, body: str, style: str = "") -> str:
+    """Return a card's head over another `body` of HTML, which is taken as it is."""
     label = escape(card.title)
     badge = (
         f'<span class="oc-badge oc-{escape(card.tone)}">{escape(card.badge)}</span>'
@@ -61,11 +67,10 @@ def card_to_html(card: Card) -> str:
         else ""
     )
     subtitle = f'<div class="oc-sub">{escape(card.subtitle)}</div>' if card.subtitle else ""
-    rows = "".join(_row(row) for row in card.rows)
     return (
-        f'<section class="ollm-card" aria-label="{label}"><style>{_STYLE}</style>'
+        f'<section class="ollm-card" aria-label="{label}"><style>{_STYLE}{style}</style>'
         f'<div class="oc-head"><span class="oc-title">{label}</span>{badge}</div>'
-        f"{subtitle}{f'<dl>{rows}</dl>' if rows else ''}</section>"
+        f"{subtitle}{body}</section>"
     )
 
 

@@ -14,17 +14,18 @@ _SPECIAL = re.compile(r"[\\`*\[\]|~$]|(?<!\w)_|_(?!\w)")
 
 def card_to_markdown(card: Card) -> str:
     """Return the card as Markdown with a two-column table."""
-    title = f"**{_escape(card.title)}**"
-    parts = [f"{title} ({_escape(card.badge)})" if card.badge else title]
+    title = f"**{escaped(card.title)}**"
+    parts = [f"{title} ({escaped(card.badge)})" if card.badge else title]
     if card.subtitle:
-        parts.append(_escape(card.subtitle))
+        parts.append(escaped(card.subtitle))
     if card.rows:
-        lines = [f"| {_escape(row.term)} | {_escape(row.text)} |" for row in card.rows]
+        lines = [f"| {escaped(row.term)} | {escaped(row.text)} |" for row in card.rows]
         parts.append("\n".join(("|  |  |", "|---|---|", *lines)))
     return "\n\n".join(parts)
 
 
-def _escape(text: str) -> str:
+def escaped(text: str) -> str:
+    """Return a text that Markdown shows as it is, on one line."""
     flat = " ".join(text.split())
     safe = flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _SPECIAL.sub(lambda match: "\\" + match.group(), safe)

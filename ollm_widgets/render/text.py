@@ -14,14 +14,14 @@ _TERM_WIDTH = 22
 
 def card_to_text(card: Card, width: int = WIDTH) -> str:
     """Return the card as lines of at most `width` characters, its terms in one column."""
-    title = _printable(card.title)
-    lines = [f"{title} [{_printable(card.badge)}]" if card.badge else title]
+    title = printable(card.title)
+    lines = [f"{title} [{printable(card.badge)}]" if card.badge else title]
     if card.subtitle:
-        lines.append(_printable(card.subtitle))
-    terms = [_printable(row.term) for row in card.rows]
+        lines.append(printable(card.subtitle))
+    terms = [printable(row.term) for row in card.rows]
     column = min(max((len(term) for term in terms), default=0), _TERM_WIDTH)
     for term, row in zip(terms, card.rows, strict=True):
-        text = _printable(row.text)
+        text = printable(row.text)
         if not term:
             lines += _wrapped(text, width, "  ", "  ")
         elif len(term) > column:
@@ -38,6 +38,6 @@ def _wrapped(text: str, width: int, first: str, later: str) -> list[str]:
     ) or [first]
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Keep a model's name or message from moving the cursor or colouring the terminal."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())

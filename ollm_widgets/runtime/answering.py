@@ -11,9 +11,16 @@ from typing import TYPE_CHECKING
 
 from ollm_widgets.backends.memory import as_out_of_memory
 from ollm_widgets.errors import OutOfMemory
-from ollm_widgets.kv.window import window_of, windowed_attention
+from ollm_widgets.planning.kv_presets import preset_of
 from ollm_widgets.runtime.completion import Delta, FinishReason
-from ollm_widgets.runtime.generation import Clock, TokenWatcher, end_tokens, run_generate
+from ollm_widgets.runtime.generation import (
+    Clock,
+    TokenWatcher,
+    end_tokens,
+    run_generate,
+    stepping,
+)
+from ollm_widgets.runtime.reuse import PrefixReuse, Start
 from ollm_widgets.runtime.text import IncrementalDecoder, StopScanner
 
 if TYPE_CHECKING:
@@ -40,21 +47,22 @@ class Request:
         ``[batch, prompt]``.
     generation, new_tokens
         How, and at most how many.
-    cache
-        The KV cache to fill.
     cancel
         Ends it early.
-    renew
-        Makes another empty cache; None where the cache is the caller's.
+    cache
+        The caller's own KV cache to fill; None where there is none.
+    reuse
+        Gives the request a cache, and what is computed already; None where the caller gives the
+        cache, or none is wanted.
     """
 
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
     generation: GenerationConfig
     new_tokens: int
-    cache: Cache | None
     cancel: threading.Event
-    renew: Callable[[], Cache | None] | None = None
+    cache: Cache | None = None
+    reuse: PrefixReuse | None = None
 
     def continued(self, ids: torch.Tensor) -> Request:
         """Return the rest of the request, from the ids ``[batch, tokens]`` there are so far."""
@@ -67,7 +75,6 @@ class Request:
             input_ids=ids.to(self.input_ids.device),
             attention_mask=torch.cat((self.attention_mask, ones), dim=1),
             new_tokens=self.new_tokens - more,
-            cache=self.renew() if self.renew is not None else None,
         )
 
 
@@ -91,48 +98,64 @@ def generate_ids(
             return _generate_ids(loaded, plan, request, note)
         except OutOfMemory as error:
             unfinished = latest.shape[1] < request.input_ids.shape[1] + request.new_tokens
-            if loaded.engine is None or request.renew is None or not unfinished:
+            if loaded.engine is None or request.cache is not None or not unfinished:
                 raise
             # What the failed pass held stands in the way of moving layers.
-            _let_go(error, request.cache)
-            request = replace(request, cache=None)
+            _let_go(error)
+            if request.reuse is not None:
+                request.reuse.forget()
             if not loaded.engine.make_room():
                 raise
             # One of a batch may have ended, and would go on: they all begin anew.
             request = request.continued(latest if latest.shape[0] == 1 else request.input_ids)
 
 
-def _let_go(error: BaseException, cache: Cache | None) -> None:
-    """Free the tensors that the frames of an error still hold, and those of a cache."""
+def _let_go(error: BaseException) -> None:
+    """Free the tensors that the frames of an error still hold."""
     cause: BaseException | None = error
     while cause is not None:
         traceback.clear_frames(cause.__traceback__)
         cause = cause.__cause__
-    if cache is not None:
-        cache.layers.clear()
 
 
 def _generate_ids(
     loaded: LoadedModel, plan: RuntimePlan, request: Request, watch: TokenWatcher
 ) -> torch.Tensor:
-    engine = loaded.engine
+    engine, reuse = loaded.engine, request.reuse
+    input_ids = request.input_ids.to(loaded.device)
+    mask = request.attention_mask.to(loaded.device)
+    steps = _steps_for(loaded, plan, request)
     with (
         as_out_of_memory(plan, loaded.device),
-        windowed_attention(loaded.model, window_of(request.cache)),
         nullcontext() if engine is None else engine.request(request.cancel),
     ):
-        return run_generate(
-            loaded.model,
-            request.input_ids.to(loaded.device),
-            request.attention_mask.to(loaded.device),
-            request.generation,
-            new_tokens=request.new_tokens,
-            cache=request.cache,
-            cancel=request.cancel,
-            watch=watch if engine is None else _with_hot_experts(engine, watch),
-            steps=_steps_for(loaded, plan, request),
-            read_behind=engine is None or engine.arranged.resident,
-        )
+        start = Start(request.cache)
+        if reuse is not None:
+            start = reuse.start(input_ids, mask, request.new_tokens, steps, request.cancel)
+        try:
+            run = run_generate(
+                loaded.model,
+                input_ids,
+                mask,
+                request.generation,
+                new_tokens=request.new_tokens,
+                cache=start.cache,
+                cancel=request.cancel,
+                watch=watch if engine is None else _with_hot_experts(engine, watch),
+                steps=steps,
+                read_behind=engine is None or engine.arranged.resident,
+                keep=start.kept_tokens,
+            )
+        except BaseException:
+            if reuse is not None:
+                reuse.forget()
+            raise
+        if reuse is not None:
+            if run.cut_short:
+                reuse.forget()
+            else:
+                reuse.finished(run.ids, steps)
+        return run.ids
 
 
 def _with_hot_experts(engine: WeightEngine, watch: TokenWatcher) -> TokenWatcher:
@@ -151,16 +174,29 @@ def _with_hot_experts(engine: WeightEngine, watch: TokenWatcher) -> TokenWatcher
 
 def _steps_for(loaded: LoadedModel, plan: RuntimePlan, request: Request) -> CapturedSteps | None:
     """Return the captured steps, where their cache keeps what the request's would."""
-    engine = loaded.engine
+    engine, steps = loaded.engine, loaded.steps
     traced = engine is not None and engine.tracing
-    keeps_all = plan.kv.strategy == "resident" and request.cache is not None
-    return loaded.steps if keeps_all and request.renew is not None and not traced else None
+    preset = preset_of(plan.kv.strategy)
+    if steps is None or request.reuse is None or traced or preset.window != "full":
+        return None
+    batch, prompt = request.input_ids.shape
+    # What does not fit its tiers, or a model that cannot read pages in place, has a tiered cache.
+    tiered = preset.strategy_id != "resident"
+    if tiered and (steps.tiers is None or steps.refuses(batch, prompt + request.new_tokens - 1)):
+        return None
+    return stepping(loaded.model, steps, request.generation, request.new_tokens, batch)
 
 
 def answer(
     loaded: LoadedModel, plan: RuntimePlan, request: Request, emit: Callable[[Delta], None]
-) -> None:
-    """Run a request of batch 1 and emit its text; the last piece has a finish reason."""
+) -> Delta:
+    """Run a request of batch 1 and emit its text; the last piece has a finish reason.
+
+    Returns
+    -------
+    Delta
+        The last piece.
+    """
     prompt_tokens = request.input_ids.shape[1]
     tokenizer = loaded.tokenizer
     decoder = IncrementalDecoder(lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)))
@@ -170,7 +206,13 @@ def answer(
 
     def delta(text: str, finish_reason: FinishReason | None = None) -> Delta:
         return Delta(
-            text, prompt_tokens, count, clock.first_token_s, clock.seconds(), finish_reason
+            text,
+            prompt_tokens,
+            count,
+            clock.first_token_s,
+            clock.seconds(),
+            finish_reason,
+            reused_tokens=request.reuse.last.kept_tokens if request.reuse is not None else 0,
         )
 
     def watch(ids: torch.Tensor) -> bool:
@@ -191,4 +233,6 @@ def answer(
         finish_reason = "stop"
     elif request.cancel.is_set():
         finish_reason = "cancelled"
-    emit(delta(tail, finish_reason))
+    last_piece = delta(tail, finish_reason)
+    emit(last_piece)
+    return last_piece

@@ -27,6 +27,8 @@ class Delta:
         From the request's turn in the queue to this piece.
     finish_reason
         None until the end.
+    reused_tokens
+        Tokens of the prompt that did not have to be computed again.
     """
 
     text: str
@@ -35,6 +37,7 @@ class Delta:
     time_to_first_token_s: float
     seconds: float
     finish_reason: FinishReason | None = None
+    reused_tokens: int = 0
 
     @property
     def tokens_per_s(self) -> float:
@@ -55,6 +58,7 @@ class Completion(Renderable):
     time_to_first_token_s: float
     seconds: float
     tokens_per_s: float
+    reused_tokens: int = 0
 
     def __str__(self) -> str:
         return self.text
@@ -71,17 +75,19 @@ class Completion(Renderable):
             time_to_first_token_s=last.time_to_first_token_s,
             seconds=last.seconds,
             tokens_per_s=last.tokens_per_s,
+            reused_tokens=last.reused_tokens,
         )
 
     def card(self) -> Card:
         """The text, and how it came about."""
+        reused = f" ({self.reused_tokens} of them reused)" if self.reused_tokens else ""
         return Card(
             title=self.model,
             badge=self.finish_reason,
             tone="ok" if self.finish_reason in ("stop", "stop-string") else "warn",
             rows=(
                 Row("Answer", self.text),
-                Row("Tokens", f"{self.prompt_tokens} read, {self.new_tokens} written"),
+                Row("Tokens", f"{self.prompt_tokens} read{reused}, {self.new_tokens} written"),
                 Row(
                     "Speed",
                     f"{self.tokens_per_s:.1f} tokens/s, first token after "

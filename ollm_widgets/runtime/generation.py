@@ -8,7 +8,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ollm_widgets.errors import Cancelled
 from ollm_widgets.runtime.decoding import StepRunner, can_decode, decode_ids
@@ -25,7 +26,26 @@ if TYPE_CHECKING:
 TokenWatcher = Callable[["torch.Tensor"], bool]
 
 
-class _CancelledInLayer(BaseException):
+Steps = TypeVar("Steps", bound=StepRunner)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a request has come to.
+
+    Parameters
+    ----------
+    ids
+        ``[batch, prompt + new]``; what there is so far, after a cancel.
+    cut_short
+        Whether it was cancelled in the midst of a pass, so that no cache can be continued from.
+    """
+
+    ids: torch.Tensor
+    cut_short: bool = False
+
+
+class CancelledInLayer(BaseException):
     """Unwinds a forward pass; a BaseException, so that no model code swallows it."""
 
 
@@ -41,8 +61,9 @@ def run_generate(
     watch: TokenWatcher,
     steps: StepRunner | None = None,
     read_behind: bool = True,
-) -> torch.Tensor:
-    """Generate with transformers' own loop, or with `steps` where they do the same.
+    keep: int = 0,
+) -> Run:
+    """Generate with transformers' own loop, or with `steps`.
 
     Parameters
     ----------
@@ -51,20 +72,15 @@ def run_generate(
     new_tokens
         The most to generate, already within the model's context.
     cache
-        The KV cache to fill; None runs without one.
+        The KV cache to fill, which may hold the first tokens; None runs without one.
     cancel
         Looked at before every decoder layer and after every token.
     watch
         Sees the ids after each token.
     steps
-        Runs prompts and tokens over a cache of its own, in place of `cache`.
-    read_behind
+        Runs prompts and tokens over a cache of its own, in place of `cache`; see `stepping`.
+    read_behind, keep
         See `decode_ids`.
-
-    Returns
-    -------
-    torch.Tensor
-        ``[batch, prompt + new]``; what there is so far, after a cancel.
     """
     import torch
     from transformers import StoppingCriteria, StoppingCriteriaList
@@ -82,16 +98,16 @@ def run_generate(
             return torch.full((ids.shape[0],), halt, dtype=torch.bool, device=ids.device)
 
     config = effective_generation(model, generation, new_tokens)
-    config.use_cache = cache is not None
-    options: dict[str, Any] = {} if cache is None else {_cache_argument(model): cache}
+    config.use_cache = cache is not None or steps is not None
+    options: dict[str, Any] = {} if cache is None else {cache_argument(model): cache}
     with (
         torch.inference_mode(),
         _seeded(generation.seed if generation.temperature > 0 else None, model.device),
-        _cancellable_layers(model, cancel),
+        cancellable_layers(model, cancel),
     ):
         try:
-            if steps is not None and can_decode(model, config, input_ids.shape[0]):
-                return decode_ids(
+            if steps is not None:
+                ids = decode_ids(
                     model,
                     steps,
                     input_ids,
@@ -101,19 +117,36 @@ def run_generate(
                     cancel=cancel,
                     watch=note,
                     read_behind=read_behind,
+                    keep=keep,
                 )
-            return _generate(model)(
+                return Run(ids)
+            ids = _generate(model)(
                 input_ids,
                 attention_mask=attention_mask,
                 generation_config=config,
                 stopping_criteria=StoppingCriteriaList([Watcher()]),
                 **options,
             )
-        except (_CancelledInLayer, Cancelled):
-            return latest.to(input_ids.device)
+        except (CancelledInLayer, Cancelled):
+            return Run(latest.to(input_ids.device), cut_short=True)
+        return Run(ids)
 
 
-def _cache_argument(model: PreTrainedModel) -> str:
+def stepping(
+    model: PreTrainedModel,
+    steps: Steps | None,
+    generation: GenerationConfig,
+    new_tokens: int,
+    batch: int,
+) -> Steps | None:
+    """Return `steps` where they do for a request what transformers' own loop would."""
+    if steps is None:
+        return None
+    config = effective_generation(model, generation, new_tokens)
+    return steps if can_decode(model, config, batch) else None
+
+
+def cache_argument(model: PreTrainedModel) -> str:
     """What the model calls its cache: those with nothing but a state have a name of their own."""
     named = inspect.signature(model.forward).parameters
     return "cache_params" if "cache_params" in named else "past_key_values"
@@ -177,12 +210,12 @@ def decoder_layers(model: PreTrainedModel) -> nn.ModuleList | None:
 
 
 @contextmanager
-def _cancellable_layers(model: PreTrainedModel, cancel: threading.Event) -> Iterator[None]:
+def cancellable_layers(model: PreTrainedModel, cancel: threading.Event) -> Iterator[None]:
     """Look at `cancel` before each decoder layer, so that a long prompt can be stopped."""
 
     def check(_layer: nn.Module, _args: Any) -> None:
         if cancel.is_set():
-            raise _CancelledInLayer
+            raise CancelledInLayer
 
     hooks = [layer.register_forward_pre_hook(check) for layer in decoder_layers(model) or ()]
     try:
@@ -211,7 +244,8 @@ class Clock:
 
     def __init__(self) -> None:
         self._start = time.perf_counter()
-        self.first_token_s = 0.0
+        self.first_token_s = self.last_token_s = 0.0
+        self.tokens = 0
 
     def seconds(self) -> float:
         """Seconds since the request's turn came."""
@@ -219,5 +253,17 @@ class Clock:
 
     def token(self) -> None:
         """Note a token; the first one is remembered."""
-        if not self.first_token_s:
-            self.first_token_s = self.seconds()
+        self.last_token_s = self.seconds()
+        self.first_token_s = self.first_token_s or self.last_token_s
+        self.tokens += 1
+
+    def watch(self, _ids: torch.Tensor) -> bool:
+        """Note a token; never ends a generation."""
+        self.token()
+        return False
+
+    @property
+    def seconds_per_token(self) -> float:
+        """Seconds for each token after the first; 0 where there was one only."""
+        decode_s = self.last_token_s - self.first_token_s
+        return decode_s / (self.tokens - 1) if self.tokens > 1 else 0.0

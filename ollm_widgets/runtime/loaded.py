@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ollm_widgets.backends.memory import as_out_of_memory
 from ollm_widgets.errors import ConfigError, RuntimeClosedError
-from ollm_widgets.kv.cache import build_cache
 from ollm_widgets.planning.config import GenerationConfig
+from ollm_widgets.planning.kv_choice import kv_folder
+from ollm_widgets.planning.kv_presets import DEFAULT_CODEC
 from ollm_widgets.planning.parts import listed
 from ollm_widgets.render.card import Card, Row
 from ollm_widgets.render.renderable import Renderable
 from ollm_widgets.render.units import format_memory
 from ollm_widgets.runtime.answering import Request, answer, generate_ids
-from ollm_widgets.runtime.caches import CacheShelf
+from ollm_widgets.runtime.comparing import compare_kv
 from ollm_widgets.runtime.completion import Completion, Delta
+from ollm_widgets.runtime.generation import Clock
 from ollm_widgets.runtime.memory import MemoryUse, measure
+from ollm_widgets.runtime.own_caches import OwnCaches
 from ollm_widgets.runtime.prompt import Prompt, attention_for, encode_prompt, room_for_new_tokens
 from ollm_widgets.runtime.rebalance import moved_placement, require_room
+from ollm_widgets.runtime.reuse import PrefixReuse
 from ollm_widgets.runtime.trace import Trace
+from ollm_widgets.runtime.tuning import Answered
 from ollm_widgets.runtime.worker import Job, ModelWorker
 
 if TYPE_CHECKING:
@@ -31,12 +38,21 @@ if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 
     from ollm_widgets.backends.base import Backend, LoadedModel
+    from ollm_widgets.kv.budget import KVBudget
+    from ollm_widgets.kv.recommending import KVRecommendation
+    from ollm_widgets.kv.stats import KVStats
     from ollm_widgets.models.capabilities import CapabilityProfile
     from ollm_widgets.models.resolved import ResolvedModel
-    from ollm_widgets.planning.config import KVCacheLifecycle, KVStrategyId, RuntimeConfig
+    from ollm_widgets.planning.config import (
+        KVCacheLifecycle,
+        KVCodecId,
+        KVStrategyId,
+        RuntimeConfig,
+    )
     from ollm_widgets.planning.ids import OffloadPolicy
     from ollm_widgets.planning.parts import LayerPlacement
     from ollm_widgets.planning.plan import RuntimePlan
+    from ollm_widgets.runtime.comparison import ComparisonProgress, KVComparison
 
 
 class LoadedRuntime(Renderable):
@@ -62,7 +78,7 @@ class LoadedRuntime(Renderable):
         self.plan = plan
         self.last_completion: Completion | None = None
         self._loaded: LoadedModel | None = loaded
-        self._caches = CacheShelf(backend.traits)
+        self._caches = OwnCaches(lambda: self.plan, loaded, model_path, backend.traits)
         self._running_cache: Cache | None = None
         self._worker = ModelWorker(resolved_model.display_name)
 
@@ -160,10 +176,12 @@ class LoadedRuntime(Renderable):
         mask = attention_for(input_ids) if attention_mask is None else attention_mask
 
         def work(stop: threading.Event, emit: Callable[[torch.Tensor], None]) -> None:
-            with self._cache_for(kv_cache) as cache:
-                renew = self._renewed_cache if kv_cache is None else None
-                request = Request(input_ids, mask, generation, new_tokens, cache, stop, renew)
-                emit(generate_ids(self._open(), self.plan, request, lambda _ids: False))
+            with self._cache_for(kv_cache) as (cache, reuse):
+                request = Request(input_ids, mask, generation, new_tokens, stop, cache, reuse)
+                clock = Clock()
+                output = generate_ids(self._open(), self.plan, request, clock.watch)
+                emit(output)
+                self._tune(request, output.shape[1] - input_ids.shape[1], clock.seconds_per_token)
 
         (output,) = self._worker.submit(work).items(cancel)
         return output
@@ -196,11 +214,11 @@ class LoadedRuntime(Renderable):
         )
 
         def work(stop: threading.Event, emit: Callable[[Delta], None]) -> None:
-            with self._cache_for(None) as cache:
-                request = Request(
-                    input_ids, mask, generation, new_tokens, cache, stop, self._renewed_cache
-                )
-                answer(self._open(), self.plan, request, emit)
+            with self._cache_for(None) as (_cache, reuse):
+                request = Request(input_ids, mask, generation, new_tokens, stop, reuse=reuse)
+                last = answer(self._open(), self.plan, request, emit)
+                pace = 1 / last.tokens_per_s if last.tokens_per_s else 0.0
+                self._tune(request, last.new_tokens, pace)
 
         return self._remembering(self._worker.submit(work), cancel)
 
@@ -228,26 +246,117 @@ class LoadedRuntime(Renderable):
         Parameters
         ----------
         cache_dir
-            Where a strategy with a disk tier would keep its pages.
+            Where a strategy with a disk tier keeps its pages; the config's folder by default.
         strategy, lifecycle, window_tokens
-            Defaults are the plan's.
+            Defaults are the plan's. A persistent one begins each prompt with what it finds on
+            disk, and leaves there what it has learned; give it to `generate` for one sequence.
 
         Raises
         ------
         KVStrategyError
             If this runtime's backend cannot hold the strategy or the lifecycle.
         """
-        return self._caches.get_or_create(
+        return self._caches.shelf.get_or_create(
             self.model,
-            cache_dir=cache_dir,
+            self.plan,
+            self.config if cache_dir is None else self.config.copy(cache_dir=cache_dir),
+            self.model_path,
             strategy=strategy or self.plan.kv.strategy,
             lifecycle=lifecycle or self.config.kv_cache_lifecycle,
             window_tokens=window_tokens or self.plan.kv.window_tokens,
         )
 
+    def kv_stats(self) -> KVStats:
+        """What the runtime's own KV cache holds, and what it has moved."""
+        return self._caches.stats()
+
+    def kv_recommendation(self) -> KVRecommendation | None:
+        """How the KV cache had better be kept, by what the requests so far have shown.
+
+        Needs ``kv_cache_adaptation_mode`` ``observe-only``, which leaves it at that, or
+        ``automatic``, which applies what keeps the same tokens in the same precision.
+        """
+        return self._caches.recommendation()
+
+    def compare_kv(
+        self,
+        prompt: Prompt,
+        strategies: Sequence[KVStrategyId] | None = None,
+        *,
+        new_tokens: int = 32,
+        budget: KVBudget | None = None,
+        window_tokens: int | None = None,
+        sink_tokens: int | None = None,
+        codec: KVCodecId | None = None,
+        cancel: threading.Event | None = None,
+        progress: Callable[[ComparisonProgress], None] | None = None,
+    ) -> KVComparison:
+        """Run one prompt through several KV strategies and put their figures side by side.
+
+        Waits for its turn behind the requests that run.
+
+        Parameters
+        ----------
+        prompt
+            One text, or messages with ``role`` and ``content``.
+        strategies
+            Which; None is all of them.
+        new_tokens
+            Tokens of the answer.
+        budget
+            What each may hold in memory; None is a quarter of all keys and values.
+        window_tokens, sink_tokens, codec
+            For the strategies that have them; defaults are the plan's.
+        cancel
+            Set it from another thread to stop.
+        progress
+            Is told of each token, on the runtime's thread.
+
+        Raises
+        ------
+        Cancelled
+            After `cancel`.
+        """
+        encoded = encode_prompt(self.tokenizer, prompt)
+        input_ids = encoded["input_ids"]
+        new_tokens = room_for_new_tokens(
+            input_ids.shape[1], new_tokens, self.capabilities.context_length
+        )
+        kv = self.plan.kv
+
+        def work(stop: threading.Event, emit: Callable[[KVComparison], None]) -> None:
+            loaded = self._open()
+            with (
+                as_out_of_memory(self.plan, loaded.device),
+                nullcontext() if loaded.engine is None else loaded.engine.request(stop),
+            ):
+                emit(
+                    compare_kv(
+                        loaded.model,
+                        input_ids,
+                        strategies,
+                        new_tokens=new_tokens,
+                        budget=budget,
+                        window_tokens=window_tokens or kv.window_tokens,
+                        sink_tokens=kv.sink_tokens if sink_tokens is None else sink_tokens,
+                        codec=codec or kv.codec or DEFAULT_CODEC,
+                        folder=kv_folder(self.config),
+                        name=self.name,
+                        cancel=stop,
+                        progress=progress,
+                    )
+                )
+
+        (comparison,) = self._worker.submit(work).items(cancel)
+        return comparison
+
     def reset_kv_cache_instances(self) -> None:
-        """Forget every cache that `get_or_create_kv_cache` has made."""
-        self._caches.clear()
+        """Let go of every cache: those handed out, and what is kept of the last request.
+
+        Persistent pages stay on disk. Waits for its turn behind the requests that run.
+        """
+        if not self.closed:
+            self._on_worker(self._caches.clear)
 
     # ------------------------------------------------------------------ where its layers are
 
@@ -347,16 +456,15 @@ class LoadedRuntime(Renderable):
         """Measure the bytes of weights and caches, by tier."""
         if self.closed:
             return MemoryUse()
-        running = self._running_cache
         loaded = self._open()
-        kept = None if loaded.steps is None else loaded.steps.cache
-        caches = self._caches.all() + tuple(each for each in (running, kept) if each is not None)
-        return measure(loaded.model, caches, loaded.engine)
+        running = () if self._running_cache is None else (self._running_cache,)
+        caches = {id(each): each for each in (*self._caches.all(), *running)}
+        return measure(loaded.model, caches.values(), loaded.engine)
 
     def close(self) -> None:
         """Cancel what runs and give the memory back; calling it again does nothing."""
         self._worker.close()
-        self.reset_kv_cache_instances()
+        self._caches.clear()
         loaded, self._loaded = self._loaded, None
         if loaded is None:
             return
@@ -422,14 +530,29 @@ class LoadedRuntime(Renderable):
             pass
 
     @contextmanager
-    def _cache_for(self, given: Cache | None) -> Iterator[Cache | None]:
-        """Give the request its cache, and let `memory` see it while the request runs."""
-        cache = self._running_cache = self._new_cache() if given is None else given
+    def _cache_for(self, given: Cache | None) -> Iterator[tuple[Cache | None, PrefixReuse | None]]:
+        """Give the request its cache, or what finds it one, and save what came of it."""
+        self._running_cache = given
+        reuse = self._caches.reuse_of(given)
         try:
-            yield cache
+            yield (None, reuse) if reuse is not None else (given, None)
         finally:
             self._running_cache = None
             self._note_placement()
+        if reuse is not None and reuse.unsaved:
+            # Behind the answer, which need not wait for it; `close` sees to it otherwise.
+            with contextlib.suppress(RuntimeClosedError):
+                self._worker.submit(lambda _stop, _emit: reuse.save())
+
+    def _tune(self, request: Request, new_tokens: int, seconds_per_token: float) -> None:
+        """Learn from a request, and keep the KV cache in another way from here on if need be."""
+        if request.reuse is None:
+            return
+        kept = request.reuse.last.kept_tokens
+        answered = Answered(request.input_ids, new_tokens, kept, seconds_per_token)
+        kv = self._caches.tune(answered, request.reuse)
+        if kv is not None:
+            self.plan = self.plan.refine(kv=kv)
 
     def _note_placement(self) -> None:
         """Say in the plan where the layers are by now, and why."""
@@ -440,17 +563,6 @@ class LoadedRuntime(Renderable):
         self.plan = self.plan.refine(
             placement=engine.placement, details=(*self.plan.details, *news)
         )
-
-    def _renewed_cache(self) -> Cache | None:
-        """Another empty cache for the request that runs."""
-        self._running_cache = self._new_cache()
-        return self._running_cache
-
-    def _new_cache(self) -> Cache | None:
-        kv = self.plan.kv
-        if not self.config.use_cache:
-            return None
-        return build_cache(self.model, kv.strategy, kv.window_tokens)
 
     def _remembering(self, job: Job[Delta], cancel: threading.Event | None) -> Iterator[Delta]:
         """Pass the pieces on, and keep the finished answer's figures for the card."""

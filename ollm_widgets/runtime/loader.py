@@ -23,17 +23,19 @@ from ollm_widgets.errors import (
     SpecializationApplicationError,
     SpecializationLoadError,
 )
-from ollm_widgets.kv.cache import build_cache
 from ollm_widgets.models.inspection import inspect_materialized_model
 from ollm_widgets.models.materialize import materialize
 from ollm_widgets.models.reference import ModelReference
 from ollm_widgets.models.resolved import ResolvedModel
 from ollm_widgets.models.resolver import ModelResolver
 from ollm_widgets.planning.config import RuntimeConfig
+from ollm_widgets.planning.kv_choice import kv_folder
 from ollm_widgets.planning.plan import RuntimePlan
 from ollm_widgets.planning.selector import BackendSelector
 from ollm_widgets.planning.specialization import SpecializationRegistry
+from ollm_widgets.runtime.caches import make_cache
 from ollm_widgets.runtime.loaded import LoadedRuntime
+from ollm_widgets.runtime.reuse import release
 from ollm_widgets.settings import default_models_dir
 
 
@@ -286,9 +288,10 @@ def _with_working_cache(plan: RuntimePlan, loaded: LoadedModel) -> RuntimePlan:
         If none can; of the first, which is the one that was asked for.
     """
     first_error: KVStrategyError | None = None
+    folder = kv_folder(plan.config)
     for strategy in (plan.kv.strategy, *plan.kv.fallbacks):
         try:
-            build_cache(loaded.model, strategy, plan.kv.window_tokens)
+            release(make_cache(loaded.model, replace(plan.kv, strategy=strategy), folder))
         except KVStrategyError as error:
             first_error = first_error or error
             continue

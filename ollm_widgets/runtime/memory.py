@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ollm_widgets.kv.cache import cache_bytes
+from ollm_widgets.kv.cache import cache_stats
+from ollm_widgets.kv.stats import KVStats
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
@@ -24,7 +25,7 @@ class MemoryUse:
         Weights that live there; those on disk are read each pass.
     accelerator_staging_bytes, host_staging_bytes
         Buffers that streamed layers pass through.
-    accelerator_kv_bytes, host_kv_bytes
+    accelerator_kv_bytes, host_kv_bytes, disk_kv_bytes
         Keys and values.
     """
 
@@ -35,6 +36,7 @@ class MemoryUse:
     host_staging_bytes: int = 0
     accelerator_kv_bytes: int = 0
     host_kv_bytes: int = 0
+    disk_kv_bytes: int = 0
 
     @property
     def accelerator_bytes(self) -> int:
@@ -61,13 +63,14 @@ def measure(
     engine
         Knows where the weights are, if they do not simply stay in the model.
     """
-    kv_bytes = sum(cache_bytes(cache) for cache in caches)
-    kv_on_host = model.device.type == "cpu"
+    held = sum((cache_stats(cache) for cache in caches), KVStats())
+    on_host = model.device.type == "cpu"
     use = _weights_in(model) if engine is None else _weights_of(engine)
     return replace(
         use,
-        accelerator_kv_bytes=0 if kv_on_host else kv_bytes,
-        host_kv_bytes=kv_bytes if kv_on_host else 0,
+        accelerator_kv_bytes=0 if on_host else held.accelerator_bytes,
+        host_kv_bytes=held.host_bytes + (held.accelerator_bytes if on_host else 0),
+        disk_kv_bytes=held.disk_bytes,
     )
 
 

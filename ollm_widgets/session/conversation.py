@@ -152,4 +152,8 @@ def _note(delta: Delta) -> str:
         None: "",
     }[delta.finish_reason]
     tokens = f"{ended}{delta.new_tokens} token{'' if delta.new_tokens == 1 else 's'}"
-    return f"{tokens}, {delta.tokens_per_s:.1f} tokens/s" if delta.tokens_per_s else tokens
+    speed = f", {delta.tokens_per_s:.1f} tokens/s" if delta.tokens_per_s else ""
+    saved = ""
+    if delta.reused_tokens:
+        saved = f", {delta.reused_tokens:,} of {delta.prompt_tokens:,} prompt tokens reused"
+    return tokens + speed + saved

@@ -1,22 +1,26 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from ollm_widgets import GenerationConfig, KVStrategyError, LoadedRuntime
-from ollm_widgets.kv.cache import build_cache, cache_bytes
+from ollm_widgets import GenerationConfig, LoadedRuntime, RuntimeConfig, RuntimeLoader
+from ollm_widgets.kv.cache import build_cache, cache_bytes, cache_stats
+from tests.kv.window.reference import expected, visible
+from tests.weights.streamed_models import save_streamable
 
+RING = "sliding-window-ring-buffer"
 WINDOW = 8
 
 
-def masked_reference(model: torch.nn.Module, ids: torch.Tensor, new_tokens: int) -> torch.Tensor:
-    """Greedy tokens when every query sees the last WINDOW tokens only, without any cache."""
+def masked_reference(
+    model: torch.nn.Module, ids: torch.Tensor, new_tokens: int, window: int, sinks: int = 0
+) -> torch.Tensor:
+    """Greedy tokens when every query sees the window and the sinks only, without any cache."""
     for _ in range(new_tokens):
-        length = ids.shape[1]
-        query, key = torch.arange(length)[:, None], torch.arange(length)[None, :]
-        visible = (key <= query) & (key > query - WINDOW)
-        with torch.inference_mode():
-            logits = model(ids, attention_mask=visible[None, None], use_cache=False).logits
+        real = torch.ones_like(ids)
+        logits = expected(model, ids, real, visible(real, window, sinks))
         ids = torch.cat([ids, logits[:, -1:].argmax(-1)], dim=1)
     return ids
 
@@ -26,46 +30,53 @@ def test_a_window_equals_a_reference_that_masks_what_was_dropped(runtime: Loaded
         "One two three four five six seven eight nine ten eleven", return_tensors="pt"
     ).input_ids
     assert prompt.shape[1] > WINDOW
-    cache = runtime.get_or_create_kv_cache(
-        strategy="sliding-window-ring-buffer", window_tokens=WINDOW
-    )
-    output = runtime.generate(prompt, GenerationConfig(max_new_tokens=12), kv_cache=cache)
-    assert torch.equal(output, masked_reference(runtime.model, prompt, 12))
-    runtime.reset_kv_cache_instances()
+    for sinks in (0, 2):
+        cache = build_cache(runtime.model, RING, WINDOW, sink_tokens=sinks)
+        output = runtime.generate(prompt, GenerationConfig(max_new_tokens=6), kv_cache=cache)
+        assert output.equal(masked_reference(runtime.model, prompt, 6, WINDOW, sinks))
 
 
 def test_a_window_bounds_the_memory_of_a_long_prompt(runtime: LoadedRuntime) -> None:
     prompt = torch.full((1, 200), 5)
-    bounded = build_cache(runtime.model, "sliding-window-ring-buffer", WINDOW)
+    bounded = build_cache(runtime.model, RING, WINDOW)
     whole = build_cache(runtime.model, "resident")
     for cache in (bounded, whole):
         runtime.generate(prompt, GenerationConfig(max_new_tokens=2), kv_cache=cache)
     assert cache_bytes(bounded) * 20 < cache_bytes(whole)
+    assert cache_stats(bounded).hot_tokens == WINDOW
+
+
+@pytest.mark.parametrize("rows", [1, 7, None])
+def test_a_streamed_model_sees_the_same_window_whatever_the_chunks_of_its_prompts(
+    saved_llama: Path, tmp_path: Path, rows: int | None
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    folder = save_streamable(saved_llama, tmp_path / "llama", 3)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    prompt = torch.randint(3, 120, (1, 40), generator=torch.Generator().manual_seed(1))
+    config = RuntimeConfig(
+        folder,
+        backend="optimized-native",
+        device="cpu",
+        dtype="float32",
+        offload_cpu_layers=1,
+        dense_projection_chunk_rows=rows,
+    )
+    with RuntimeLoader().load(config) as runtime:
+        for window, sinks in ((1, 0), (8, 0), (8, 3)):
+            cache = build_cache(runtime.model, RING, window, sink_tokens=sinks)
+            found = runtime.generate(prompt, GenerationConfig(max_new_tokens=6), kv_cache=cache)
+            wanted = masked_reference(model, prompt, 6, window, sinks)
+            assert found[:, : wanted.shape[1]].equal(wanted[:, : found.shape[1]])
+            assert found.shape[1] > prompt.shape[1]
 
 
 def test_after_a_windowed_request_the_model_is_as_it_was(runtime: LoadedRuntime) -> None:
     before = runtime.model.config._attn_implementation
-    cache = build_cache(runtime.model, "sliding-window-ring-buffer", WINDOW)
-    runtime.generate(torch.tensor([[5, 6, 7]]), GenerationConfig(max_new_tokens=2), kv_cache=cache)
+    prompt = torch.tensor([[5, 6, 7, 8, 9, 5, 6, 7]])
+    wanted = runtime.generate(prompt, GenerationConfig(max_new_tokens=4))
+    cache = build_cache(runtime.model, RING, 4)
+    runtime.generate(prompt, GenerationConfig(max_new_tokens=2), kv_cache=cache)
     assert runtime.model.config._attn_implementation == before
-
-
-def test_a_model_with_sliding_layers_of_its_own_refuses_a_uniform_window() -> None:
-    from transformers import Gemma2Config, Gemma2ForCausalLM
-
-    config = Gemma2Config(
-        vocab_size=32,
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-    )
-    with pytest.raises(KVStrategyError, match="sliding_attention"):
-        build_cache(Gemma2ForCausalLM(config), "sliding-window-ring-buffer", WINDOW)
-
-
-def test_a_strategy_without_a_cache_is_refused_by_name(runtime: LoadedRuntime) -> None:
-    with pytest.raises(KVStrategyError, match="'paged'"):
-        build_cache(runtime.model, "paged")
+    assert runtime.generate(prompt, GenerationConfig(max_new_tokens=4)).equal(wanted)

@@ -185,3 +185,8 @@ def plan(selector: BackendSelector, model: ResolvedModel, laptop: Machine) -> An
         return selector.select(resolved, RuntimeConfig("smollm2-135m", **config), machine)
 
     return plan
+
+
+@pytest.fixture(scope="session")
+def server(make_machine: Callable[..., Machine]) -> Machine:
+    return make_machine(ram_gib=128, gpu_gib=(140,))

@@ -16,6 +16,11 @@ from ollm_widgets.planning.traits import GENERIC_TRAITS, BackendTraits
 DISK_TRAITS = replace(
     GENERIC_TRAITS, supports_disk_cache=True, kv_strategies=get_args(KVStrategyId)
 )
+RAM_TRAITS = replace(
+    GENERIC_TRAITS,
+    supports_disk_cache=False,
+    kv_strategies=("resident", "sliding-window-ring-buffer"),
+)
 
 
 def room_for(kv_bytes: int, available_bytes: int = 100) -> MemoryMap:
@@ -45,24 +50,24 @@ def test_what_was_asked_for_is_taken_and_nothing_stands_in_for_it(choose: Any) -
 
 def test_what_the_backend_cannot_hold_is_refused_with_what_it_holds(choose: Any) -> None:
     with pytest.raises(KVStrategyError, match="resident, sliding-window-ring-buffer"):
-        choose(GENERIC_TRAITS, kv_cache_strategy="paged")
+        choose(RAM_TRAITS, kv_cache_strategy="paged")
 
 
 def test_a_window_comes_before_the_lack_of_a_disk(choose: Any) -> None:
-    plan = choose(GENERIC_TRAITS, kv_cache_window_tokens=99)
+    plan = choose(RAM_TRAITS, kv_cache_window_tokens=99)
     assert (plan.strategy, plan.rule) == ("sliding-window-ring-buffer", "bounded-window")
     assert (plan.window_tokens, plan.fallbacks) == (99, ())
 
 
 def test_the_bounded_window_profile_keeps_256_tokens_and_may_fall_back(choose: Any) -> None:
-    plan = choose(GENERIC_TRAITS, strategy_selector_profile="bounded-window")
+    plan = choose(RAM_TRAITS, strategy_selector_profile="bounded-window")
     assert (plan.rule, plan.window_tokens) == ("bounded-window", 256)
     assert plan.fallbacks == ("resident",)
 
 
 def test_without_a_disk_cache_it_is_resident(choose: Any) -> None:
     for profile in ("balanced", "latency", "capacity"):
-        plan = choose(GENERIC_TRAITS, strategy_selector_profile=profile)
+        plan = choose(RAM_TRAITS, strategy_selector_profile=profile)
         assert (plan.strategy, plan.rule) == ("resident", "no-disk-cache")
 
 
@@ -95,19 +100,28 @@ def test_the_chain_holds_what_the_backend_can_hold_and_not_the_choice(choose: An
 def test_persistent_needs_a_strategy_on_disk(choose: Any) -> None:
     assert choose(kv_cache_lifecycle="persistent").strategy == "paged"
     with pytest.raises(KVStrategyError, match="runtime-scoped"):
-        choose(GENERIC_TRAITS, kv_cache_lifecycle="persistent")
+        choose(RAM_TRAITS, kv_cache_lifecycle="persistent")
 
 
 def test_a_model_that_slides_by_itself_takes_no_second_window(
     choose: Any, model: ResolvedModel
 ) -> None:
     assert model.shape is not None
-    types = ("sliding_attention", "full_attention") * 15
+    types = ("sliding_attention",) * 30
     gemma = replace(model, shape=replace(model.shape, sliding_window=512, layer_types=types))
-    by_profile = choose(GENERIC_TRAITS, resolved=gemma, strategy_selector_profile="bounded-window")
+    by_profile = choose(RAM_TRAITS, resolved=gemma, strategy_selector_profile="bounded-window")
     assert by_profile.strategy == "resident"
     with pytest.raises(KVStrategyError, match="sliding_attention"):
-        choose(GENERIC_TRAITS, resolved=gemma, kv_cache_window_tokens=64)
+        choose(RAM_TRAITS, resolved=gemma, kv_cache_window_tokens=64)
+
+
+def test_of_a_mixed_model_the_window_bounds_the_layers_that_see_everything(
+    choose: Any, model: ResolvedModel
+) -> None:
+    assert model.shape is not None
+    types = ("sliding_attention", "full_attention") * 15
+    gemma = replace(model, shape=replace(model.shape, sliding_window=512, layer_types=types))
+    assert choose(RAM_TRAITS, resolved=gemma, kv_cache_window_tokens=64).window_tokens == 64
 
 
 def test_the_context_is_the_models_up_to_4096_unless_asked(

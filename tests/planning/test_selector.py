@@ -122,8 +122,15 @@ def test_a_model_that_fits_nowhere_gives_the_numbers(
 @pytest.mark.parametrize(
     ("ram_gib", "config"),
     [
-        (24, {"dtype": "bfloat16", "backend": "transformers-generic"}),
-        (8, {"backend": "optimized-native"}),
+        (
+            24,
+            {
+                "dtype": "bfloat16",
+                "backend": "transformers-generic",
+                "kv_cache_strategy": "resident",
+            },
+        ),
+        (8, {"backend": "optimized-native", "kv_cache_strategy": "resident"}),
     ],
 )
 def test_too_long_a_context_names_the_one_that_fits(
@@ -181,8 +188,17 @@ def test_the_native_backend_asked_for_is_refused_and_not_replaced(
     [
         ({"adapter_dir": "adapter"}, "adapter_dir"),
         ({"multimodal": True}, "takes text only"),
-        ({"kv_cache_strategy": "paged"}, "holds resident, sliding-window-ring-buffer"),
-        ({"kv_cache_lifecycle": "persistent"}, "runtime-scoped"),
+        (
+            {"kv_cache_strategy": "resident", "kv_cache_memory_budget": "1MiB"},
+            "keeps all of 4,096 tokens on the device, which takes more than 1MiB",
+        ),
+        (
+            {
+                "kv_cache_strategy": "sliding-window-ring-buffer",
+                "kv_cache_lifecycle": "persistent",
+            },
+            "runtime-scoped",
+        ),
         ({"offload_gpu_layers": 3}, "runs on the CPU"),
         (
             {"offload_cpu_layers": 3, "backend": "transformers-generic"},

@@ -69,7 +69,7 @@ def reference(
         cache=None if "Mamba" in type(model).__name__ else DynamicCache(config=model.config),
         cancel=threading.Event(),
         watch=lambda _ids: False,
-    )
+    ).ids
 
 
 def decode(

@@ -94,11 +94,9 @@ def test_one_cache_instance_stands_for_one_choice(runtime: LoadedRuntime) -> Non
     assert runtime.get_or_create_kv_cache() is not first
 
 
-def test_a_strategy_that_the_backend_cannot_hold_is_refused_by_name(
-    runtime: LoadedRuntime,
-) -> None:
-    with pytest.raises(ValueError, match=r"optimized-native holds .*paged"):
-        runtime.get_or_create_kv_cache(strategy="paged")
+def test_what_has_no_pages_on_disk_cannot_outlive_the_runtime(runtime: LoadedRuntime) -> None:
+    with pytest.raises(ValueError, match="resident has none"):
+        runtime.get_or_create_kv_cache(strategy="resident", lifecycle="persistent")
 
 
 def test_stopping_mid_answer_keeps_the_text_so_far_and_the_next_question_is_answered(

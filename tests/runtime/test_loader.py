@@ -226,16 +226,16 @@ def test_a_strategy_that_cannot_be_built_gives_way_to_the_next_of_its_chain(
     assert planned.kv.strategy == "sliding-window-ring-buffer"
     assert planned.kv.fallbacks == ("resident",)
 
-    class EagerBackend(GenericBackend):
+    class OtherAttention(GenericBackend):
         """The generic backend with an attention that no window fits."""
 
         def load(self, *args: object) -> LoadedModel:
             loaded = super().load(*args)  # type: ignore[arg-type]
             assert isinstance(loaded.model, transformers.PreTrainedModel)
-            loaded.model.set_attn_implementation("eager")
+            loaded.model.config._attn_implementation = "flex_attention"
             return loaded
 
-    with RuntimeLoader(backends=(EagerBackend(),)).load(config) as runtime:
+    with RuntimeLoader(backends=(OtherAttention(),)).load(config) as runtime:
         assert runtime.plan.kv.strategy == "resident"
         assert "cannot be built" in runtime.plan.kv.why
 

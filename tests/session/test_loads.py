@@ -296,7 +296,14 @@ def as_it_was(folder: Path) -> None:
         ),
         (as_it_was, {"context_tokens": "9999"}, "the model takes 256"),
         (as_it_was, {"offload_gpu_layers": "99"}, "the model has 2"),
-        (as_it_was, {"kv_cache_strategy": "paged"}, "paged"),
+        (
+            as_it_was,
+            {
+                "kv_cache_strategy": "sliding-window-ring-buffer",
+                "kv_cache_lifecycle": "persistent",
+            },
+            "pages on disk",
+        ),
     ],
 )
 def test_what_cannot_run_gives_one_reason_and_the_next_choice_works(

@@ -46,12 +46,15 @@ def _item(resident: Resident, current: str | None) -> ResidentItem:
         Holding(place="gpu", kind="kv", size_bytes=use.accelerator_kv_bytes),
         Holding(place="ram", kind="layers", size_bytes=use.host_weights_bytes),
         Holding(place="ram", kind="kv", size_bytes=use.host_kv_bytes),
+        Holding(place="disk", kind="kv", size_bytes=use.disk_kv_bytes),
     )
     where = []
     if use.accelerator_bytes:
         where.append(f"{format_memory(use.accelerator_bytes)} GPU")
     if use.host_bytes:
         where.append(f"{format_memory(use.host_bytes)} RAM")
+    if use.disk_kv_bytes:
+        where.append(f"{format_memory(use.disk_kv_bytes)} disk")
     return ResidentItem(
         id=resident.id,
         name=resident.name,

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ollm_widgets.kv.window.rows import WindowRows
 from ollm_widgets.weights.prefill.call import LayerCall, unknown_arguments
 from ollm_widgets.weights.prefill.causal_rows import CausalRows, WholeGroups
 from ollm_widgets.weights.prefill.masks import CausalMasks, SeenOutside
@@ -137,10 +138,11 @@ class SplitLayer:
             # transformers leaves the mask out where sdpa is to be causal from the first token on.
             plain = attention == "sdpa" and past == 0
             return None if plain and (window is None or call.length < window) else "it has no mask"
-        if not isinstance(mask, torch.Tensor) or mask.shape[-2:] != (call.length, columns):
+        whole = (call.length, columns)
+        if not isinstance(mask, torch.Tensor) or mask.dim() != 4 or mask.shape[-2:] != whole:
             return "its mask is of an unknown form"
-        if mask.dim() != 4:
-            return "its mask is of an unknown form"
+        if isinstance(mask, WindowRows):
+            return None  # it knows the keys that the cache gives each chunk
         spans = []
         for start, end in row_chunks(call.length, self._pass.rows):
             first = 0 if window is None else max(past + start - window + 1, 0)
@@ -191,6 +193,8 @@ class SplitLayer:
     ) -> torch.Tensor | None:
         """The chunk's rows, and the columns of the keys that the cache returns for it."""
         rows = end - start
+        if isinstance(call.mask, WindowRows):
+            return call.mask.rows(start, end)
         kept, first = call.cache.get_mask_sizes(rows, self._place)
         if call.mask is not None:
             left = first - offset

@@ -9,22 +9,27 @@ same cache, and `refusal` says why.
 from __future__ import annotations
 
 import contextlib
-import gc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 
-from ollm_widgets.weights.steps.eager import EagerSteps, decode_experts
+from ollm_widgets.errors import KVStrategyError, OllmError
+from ollm_widgets.kv.attention.attending import attending, why_not
+from ollm_widgets.kv.attention.paged_cache import PagedCache
+from ollm_widgets.weights.steps.eager import EagerSteps
+from ollm_widgets.weights.steps.experts import decode_experts
 from ollm_widgets.weights.steps.fixed_cache import FixedCache, fixed_cache
 from ollm_widgets.weights.steps.fused import fused_norms
-from ollm_widgets.weights.steps.joined import joined, observed_siblings
+from ollm_widgets.weights.steps.joined import Siblings, joined, observed_siblings
+from ollm_widgets.weights.steps.recording import GraphRecorder
 from ollm_widgets.weights.steps.waiting import CannotCapture, NoWaiting, NumbersOnDevice
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from ollm_widgets.kv.attention.room import KVTiers
 
 # Attention over a buffer that is only partly filled needs a mask, which these two honour.
 _MASKED_ATTENTION = frozenset({"sdpa", "eager"})
@@ -42,7 +47,7 @@ class CapturedSteps(EagerSteps):
         The model, ready to compute.
     device
         Where it computes.
-    planned_tokens
+    planned_tokens, tiers
         See `EagerSteps`.
     before_step, after_step
         Called at the start and the end of the captured region, for work on other streams: they
@@ -68,17 +73,21 @@ class CapturedSteps(EagerSteps):
         settle: Callable[[], None] | None = None,
         forget: Callable[[], None] | None = None,
         fuse: bool = False,
+        tiers: KVTiers | None = None,
     ) -> None:
-        super().__init__(model, device, planned_tokens=planned_tokens)
+        super().__init__(model, device, planned_tokens=planned_tokens, tiers=tiers)
         self.refusal: str | None = None
+        # Why the model's own attention is captured, over the whole buffer; empty where ours is.
+        self.attention_refusal = ""
+        self._ours = False
+        self._siblings: list[Siblings] = []
         self._before_step = before_step or _nothing
         self._after_step = after_step or _nothing
         self._settle = settle or _nothing
         self._forget = forget or _nothing
         self._fuse = fuse
         self._replay: Callable[[], None] | None = None
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._stream: torch.cuda.Stream | None = None
+        self._recorder = GraphRecorder(device)
 
     @property
     def captured(self) -> bool:
@@ -106,20 +115,14 @@ class CapturedSteps(EagerSteps):
     def _drop_graph(self) -> bool:
         """Let go of the graph; whether there was one."""
         self._replay = None
-        graph, self._graph = self._graph, None
-        if graph is not None:
-            torch.cuda.synchronize(self.device)
-            graph.reset()
-        return graph is not None
+        return self._recorder.drop()
 
     def close(self) -> None:
         """Give all memory back."""
         self.drop()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        stream, self._stream = self._stream, None
-        if stream is not None:
-            _idle_streams(stream.device.index).append(stream)
+        self._recorder.close()
 
     def _run_step(self) -> None:
         kv = self._cache
@@ -129,27 +132,67 @@ class CapturedSteps(EagerSteps):
         if not kv.clock.ticking:
             self._settle()
             kv.tick(self.tokens)
-        self._replay()
+        kv.before_step(self.tokens)
+        if kv.outgrown:
+            self._capture_anew(kv)
+        replay: Callable[[], None] | None = self._replay
+        (replay or super()._run_step)()
 
     # ------------------------------------------------------------------ capturing
 
     def _capture(self) -> None:
+        self.attention_refusal = ""
+        why = why_not(self.model) if self._by_kernel else "its kernels need Triton and CUDA"
+        for self._ours in (True, False):
+            if self._ours and why:
+                self.attention_refusal = why
+                continue
+            if not self._ours and isinstance(self._cache, PagedCache):
+                self.refusal = f"no kernel reads pages: {self.attention_refusal}"
+                break
+            self.refusal = self._refusal_of(self._captured_step)
+            if self.refusal is None:
+                break
+            if self._ours:
+                self.attention_refusal = self.refusal
+        self._reset()
+
+    def _capture_anew(self, kv: FixedCache) -> None:
+        """Capture the step once more, in the midst of a request: nothing runs but what follows."""
+        self._drop_graph()
+
+        def again() -> Callable[[], None]:
+            with self._as_captured():
+                kv.before_capture()
+                self._settle()
+                return self._record(self._static_step)
+
+        self.refusal = self._refusal_of(again)
+        if self.refusal is not None:
+            kv.without_copies()
+        self._settle()
+
+    def _refusal_of(self, capture: Callable[[], Callable[[], None]]) -> str | None:
+        """Have `capture` make a replay; the reason why it did not."""
+        refusal = None
         try:
             self._refuse_what_cannot_be()
-            self._replay = self._captured_step()
+            self._replay = capture()
         except CannotCapture as error:
-            self.refusal = str(error)
-        except torch.OutOfMemoryError:
+            refusal = str(error)
+        except (OllmError, torch.OutOfMemoryError) as error:
+            if isinstance(error, KVStrategyError):
+                self._unread = error.message
             self.drop()
             raise
         except Exception as error:
-            self.refusal = f"{type(error).__name__}: {error}".partition("\n")[0][:200]
+            refusal = f"{type(error).__name__}: {error}".partition("\n")[0][:200]
         except BaseException:
             self.drop()
             raise
-        if self.refusal is not None:
+        if refusal is not None:
             self._drop_graph()
-        self._reset()
+        return refusal
 
     def _refuse_what_cannot_be(self) -> None:
         if not self._can_record():
@@ -166,31 +209,72 @@ class CapturedSteps(EagerSteps):
 
     def _captured_step(self) -> Callable[[], None]:
         """Warm up, capture, and check that a replay does what the eager step did."""
-        with decode_experts(self.model, capturing=True), self._on_its_stream(), self._fused():
-            # Before anything is captured: kernels are chosen and compiled, memory is taken.
-            with observed_siblings(self.model) as siblings:
-                first = self._from_start(self._static_step)
-            with joined(siblings if self._fuse else ()):
-                with NoWaiting(self.device):
-                    second = self._then(self._static_step)
-                self._settle()
-                replay = self._record(self._static_step)
+        kv = self._cache
+        if not isinstance(kv, FixedCache):
+            raise TypeError("only a fixed cache can be stepped through")
+        self._siblings = []
+        kv.clock.by_kernel = self._ours
+        expected = self._appended(kv) if self._ours else ()
+        # Before anything is captured: kernels are chosen and compiled, memory is taken.
+        with self._as_captured(joining=False), observed_siblings(self.model) as siblings:
+            first = self._from_start(self._static_step)
+        self._siblings = siblings if self._fuse else []
+        with self._as_captured():
+            with NoWaiting(self.device):
+                second = self._then(self._static_step)
+            for ours, models in zip((first, second), expected, strict=False):
+                if not _alike(models, ours):
+                    raise CannotCapture("attention by our kernels differs from the model's own")
+            self._settle()
+            replay = self._record(self._static_step)
         again = self._from_start(replay)
         for eager, replayed in ((first, again), (second, self._then(replay))):
             if not _alike(eager, replayed):
                 raise CannotCapture("a replayed step does not repeat the eager one")
         return replay
 
+    @contextmanager
+    def _as_captured(self, *, joining: bool = True) -> Iterator[None]:
+        """Run the model as it runs in a capture."""
+        kv = self._cache
+        with ExitStack() as stack:
+            stack.enter_context(decode_experts(self.model, capturing=True))
+            stack.enter_context(self._recorder.on_its_stream())
+            stack.enter_context(self._fused())
+            if joining:
+                stack.enter_context(joined(self._siblings))
+            active = None
+            if self._ours and isinstance(kv, FixedCache):
+                active = stack.enter_context(attending(self.model, kv))
+            yield
+            if active is not None:
+                active.check()
+
+    def _appended(self, kv: FixedCache) -> tuple[torch.Tensor, ...]:
+        """Logits of the first two steps by the model's own attention."""
+        self._start(kv)
+        kv.append(0)
+        logits = []
+        for self.tokens, token in enumerate((1, 2)):
+            self._token_ids.fill_(token)
+            self._append_step()
+            logits.append(self._logits.clone())
+        self.tokens = 0
+        return tuple(logits)
+
     def _static_step(self) -> None:
         """One step that reads and writes nothing but what stays at its address."""
         kv = self._cache
+        if not isinstance(kv, FixedCache):
+            raise TypeError("only a fixed cache can be stepped through")
         self._before_step()
+        kv.begin_step()
         if self._positions is not None:
             self._positions.add_(1)
         with NumbersOnDevice():
             self._choose(self._forward(self._token_ids, self._mask, self._positions))
-        if isinstance(kv, FixedCache):
-            kv.clock.position.add_(1)
+        kv.clock.position.add_(1)
+        kv.end_step()
         self._after_step()
 
     def _from_start(self, step: Callable[[], None]) -> torch.Tensor:
@@ -198,6 +282,12 @@ class CapturedSteps(EagerSteps):
         kv = self._cache
         if not isinstance(kv, FixedCache):
             raise TypeError("only a fixed cache can be stepped through")
+        self._start(kv)
+        kv.tick(0)
+        return self._then(step, token=1)
+
+    def _start(self, kv: FixedCache) -> None:
+        """Empty the cache, with masks and positions as of a prompt."""
         kv.reset()
         ones = torch.ones_like(self._token_ids)
         if self._padded and self._mask is None:
@@ -207,8 +297,6 @@ class CapturedSteps(EagerSteps):
             self._positions = positions[..., -1:].clone(memory_format=torch.contiguous_format)
         if self._positions is not None:
             self._positions.fill_(-1)
-        kv.tick(0)
-        return self._then(step, token=1)
 
     def _then(self, step: Callable[[], None], token: int = 2) -> torch.Tensor:
         """Run one more step; its logits."""
@@ -222,109 +310,17 @@ class CapturedSteps(EagerSteps):
         with fused_norms(self.model) if self._fuse else contextlib.nullcontext():
             yield
 
-    @contextmanager
-    def _on_its_stream(self) -> Iterator[None]:
-        """Warm up on the stream that captures, so that its workspaces exist by then."""
-        if self.device.type != "cuda":
-            yield
-            return
-        with torch.cuda.device(self.device):
-            current = torch.cuda.current_stream()
-            own = self._own_stream()
-            own.wait_stream(current)
-            try:
-                with torch.cuda.stream(own):
-                    yield
-            finally:
-                current.wait_stream(own)
-
-    def _own_stream(self) -> torch.cuda.Stream:
-        # Always the same one: what it has allocated can only be reused on it.
-        if self._stream is None:
-            idle = _idle_streams(torch.cuda.current_device())
-            self._stream = idle.pop() if idle else torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        return self._stream
-
     def _record(self, step: Callable[[], None]) -> Callable[[], None]:
         """Capture `step` on the current stream; what replays it."""
-        graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
-        torch.cuda.synchronize()
-        # A collection in the midst of it could free device memory, which ends a capture.
-        with _no_collection():
-            # Of this thread only: other models may run meanwhile.
-            graph.capture_begin(pool=pool, capture_error_mode="thread_local")
-            try:
-                with NoWaiting(self.device, deep=False):
-                    step()
-            except BaseException:
-                self._give_up(graph, pool)
-                raise
-            try:
-                graph.capture_end()
-            except RuntimeError:
-                self._clean_up(graph, pool)
-                self._forget()
-                raise
-        self._graph = graph
-        return graph.replay
+        return self._recorder.record(step, join=self._join, forget=self._forget)
 
-    def _give_up(self, graph: torch.cuda.CUDAGraph, pool: Any) -> None:
-        """End a capture that will not be used; no stream stays capturing."""
-        # A forked stream has to be joined before a capture may end.
+    def _join(self) -> None:
+        """Join what a step that was broken off has forked."""
+        with contextlib.suppress(Exception):
+            if isinstance(self._cache, FixedCache):
+                self._cache.end_step()
         with contextlib.suppress(Exception):
             self._after_step()
-        try:
-            graph.capture_end()
-            graph.reset()
-        except RuntimeError:
-            self._clean_up(graph, pool)
-        self._forget()
-
-    def _clean_up(self, graph: torch.cuda.CUDAGraph, pool: Any) -> None:
-        """Do what torch leaves undone when CUDA has invalidated a capture.
-
-        Its allocator still serves the capture's pool, and the default generator still counts
-        for the capture (`CUDAGraph::capture_end` stops at the first error).
-        """
-        # The allocators may go on asking this graph whether a stream is its own.
-        _invalidated().append(graph)
-        index = torch.cuda.current_device()
-        for call in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
-            with contextlib.suppress(AttributeError, RuntimeError):
-                getattr(torch._C, call)(index, pool)
-        with contextlib.suppress(AttributeError, RuntimeError):
-            generator = torch.cuda.default_generators[index]
-            fresh = torch.Generator(device=self.device)
-            fresh.manual_seed(generator.initial_seed())
-            generator.graphsafe_set_state(fresh.graphsafe_get_state())
-
-
-@cache
-def _idle_streams(_device: int) -> list[torch.cuda.Stream]:
-    """Streams that nobody captures on now.
-
-    cuBLAS keeps a workspace for every stream that it has seen, and a graph goes on using the one
-    of its capture: so no two runners share a stream, and one that has closed leaves its own to
-    the next.
-    """
-    return []
-
-
-@cache
-def _invalidated() -> list[torch.cuda.CUDAGraph]:
-    """Graphs that must not be destroyed."""
-    return []
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def _alike(eager: torch.Tensor, replayed: torch.Tensor) -> bool:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ollm_widgets.errors import OllmError
+from ollm_widgets.kv.attention.attending import attending, why_not
+from ollm_widgets.kv.attention.launching import kernels
+from ollm_widgets.kv.attention.paged_cache import PagedCache, paged_cache, require_pages
+from ollm_widgets.kv.attention.room import KVTiers, page_shape, room_for
+from ollm_widgets.weights.steps.experts import decode_experts
 from ollm_widgets.weights.steps.fixed_cache import FixedCache, fixed_cache
+from ollm_widgets.weights.steps.waiting import CannotCapture
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
@@ -54,10 +59,18 @@ class EagerSteps:
         Where inputs go.
     planned_tokens
         For how many tokens there is room; a request that needs more takes it all the same.
+    tiers
+        Keep older pages of keys and values in host memory, from where attention reads them; None
+        keeps everything on the device.
     """
 
     def __init__(
-        self, model: PreTrainedModel, device: torch.device, *, planned_tokens: int | None = None
+        self,
+        model: PreTrainedModel,
+        device: torch.device,
+        *,
+        planned_tokens: int | None = None,
+        tiers: KVTiers | None = None,
     ) -> None:
         self.model = model
         self.device = device
@@ -81,6 +94,10 @@ class EagerSteps:
         text = model.config.get_text_config(decoder=True)
         self._context: int | None = getattr(text, "max_position_embeddings", None)
         self._planned_tokens = planned_tokens
+        self.tiers = tiers
+        self._by_kernel = device.type == "cuda" and kernels() is not None
+        # Why steps cannot read pages where they are; they gather them then.
+        self._unread = ""
 
     # ------------------------------------------------------------------ a request
 
@@ -99,6 +116,31 @@ class EagerSteps:
         """Whether the last tokens can be taken back."""
         cache = self._cache
         return isinstance(cache, FixedCache) and cache.is_croppable
+
+    def refuses(self, batch: int, tokens: int) -> str:
+        """Why another cache serves a request better; empty where this one does.
+
+        Parameters
+        ----------
+        batch, tokens
+            As `begin` would be given them.
+        """
+        if self.tiers is None or self._unread:
+            return self._unread
+        if not self._by_kernel:
+            return "pages in host memory are read in place by Triton on CUDA devices only"
+        return why_not(self.model) or self._no_room(self.tiers, batch, tokens)
+
+    def _no_room(self, tiers: KVTiers, batch: int, tokens: int) -> str:
+        capacity = capacity_for(tokens, self._planned_tokens, self._context)
+        cache = paged_cache(self.model.config, capacity, self.device, tiers)
+        if isinstance(cache, str):
+            return cache
+        shape = page_shape(self.model.config, batch, self.model.dtype, tiers.page_tokens)
+        if shape is None:
+            return ""
+        room = room_for(shape, len(cache.fixed_layers), capacity, tiers, staged=True)
+        return room if isinstance(room, str) else ""
 
     @torch.inference_mode()
     def begin(self, batch: int, tokens: int, *, padded: bool = False, keep: int = 0) -> None:
@@ -145,8 +187,14 @@ class EagerSteps:
     def _new_cache(self) -> Cache:
         from transformers import DynamicCache
 
-        cache = fixed_cache(self.model.config, self.capacity, self.device)
-        return DynamicCache(config=self.model.config) if isinstance(cache, str) else cache
+        config = self.model.config
+        cache: FixedCache | str
+        if self.tiers is not None:
+            cache = require_pages(paged_cache(config, self.capacity, self.device, self.tiers))
+            cache.clock.by_kernel = self._by_kernel
+            return cache
+        cache = fixed_cache(config, self.capacity, self.device)
+        return DynamicCache(config=config) if isinstance(cache, str) else cache
 
     def _reset(self) -> None:
         if isinstance(self._cache, FixedCache):
@@ -232,8 +280,24 @@ class EagerSteps:
         if self._positions is not None:
             self._positions.sub_(steps)
 
+    def resume_at(self, tokens: int) -> None:
+        """Go on after the first `tokens`, which the cache was given from elsewhere.
+
+        Raises
+        ------
+        ValueError
+            If the cache cannot be continued from, or has no room for so many.
+        """
+        if not self.resumable or tokens > self.capacity:
+            raise ValueError(f"{tokens} tokens cannot be continued from in this cache.")
+        self.tokens = tokens
+        if isinstance(self._cache, FixedCache):
+            self._cache.append(tokens)
+
     def drop(self) -> None:
         """Let go of the cache; the next `begin` makes another."""
+        if isinstance(self._cache, FixedCache):
+            self._cache.close()
         self._cache = self._mask = self._positions = None
         self._batch = self.capacity = self.tokens = 0
         self._padded = False
@@ -246,11 +310,46 @@ class EagerSteps:
     # ------------------------------------------------------------------ one pass
 
     def _run_step(self) -> None:
+        if isinstance(self._cache, PagedCache) and not self._unread:
+            try:
+                self._read_pages(self._cache)
+                return
+            except (OllmError, torch.OutOfMemoryError):
+                raise
+            except Exception as error:
+                self._unread = f"{error}".partition("\n")[0][:200] or type(error).__name__
+                # The step that failed has written its token's states, and nothing else.
+                self._cache.append(self.tokens)
+                if self._positions is not None:
+                    self._positions.sub_(1)
+        self._append_step()
+
+    def _append_step(self) -> None:
+        """Run a step as a prompt of one token."""
         mask = None if self._mask is None else self._mask[:, : self.tokens + 1]
         if self._positions is not None:
             self._positions.add_(1)
         with decode_experts(self.model, capturing=False):
             logits = self._forward(self._token_ids, mask, self._positions)
+        self._choose(logits)
+
+    def _read_pages(self, cache: PagedCache) -> None:
+        """Run a step that reads pages where they are."""
+        if self._positions is not None:
+            self._positions.add_(1)
+        if reason := why_not(self.model):
+            raise CannotCapture(reason)
+        if not cache.clock.ticking:
+            cache.tick(self.tokens)
+        cache.before_step(self.tokens)
+        cache.without_copies()
+        with (
+            decode_experts(self.model, capturing=False),
+            attending(self.model, cache) as active,
+        ):
+            logits = self._forward(self._token_ids, self._mask, self._positions)
+            active.check()
+        cache.clock.position.add_(1)
         self._choose(logits)
 
     def _forward(
@@ -296,28 +395,3 @@ def _in_place(kept: torch.Tensor | None, new: torch.Tensor) -> torch.Tensor:
     if kept is None or kept.shape != new.shape or kept.dtype != new.dtype:
         return new.clone(memory_format=torch.contiguous_format)
     return kept.copy_(new)
-
-
-@contextmanager
-def decode_experts(model: PreTrainedModel, *, capturing: bool) -> Iterator[None]:
-    """Run experts as `generate` does in its decode loop, and as a capture needs them.
-
-    A loop over experts waits for the router on the host; the batched form does not.
-    """
-    needed = {"grouped_mm", "eager"} if capturing else {"grouped_mm"}
-    getter = getattr(model, "get_experts_implementation", None)
-    before = getter() if getter is not None and model.device.type != "cpu" else {}
-    switch = any(used in needed for used in before.values()) and _switches_experts(model)
-    if switch:
-        after = {name: "batched_mm" if used in needed else used for name, used in before.items()}
-        model.set_experts_implementation(after)
-    try:
-        yield
-    finally:
-        if switch:
-            model.set_experts_implementation(before)
-
-
-def _switches_experts(model: PreTrainedModel) -> bool:
-    can = getattr(model, "_can_set_experts_implementation", None)
-    return bool(can is not None and can())

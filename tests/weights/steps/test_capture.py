@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from ollm_widgets.kv.window import windowed_attention
 from ollm_widgets.weights.steps.capture import CapturedSteps
 from ollm_widgets.weights.steps.eager import EagerSteps, capacity_for
 from ollm_widgets.weights.steps.fixed_cache import FixedCache, fixed_cache
@@ -169,10 +168,10 @@ def test_a_model_that_counts_on_the_host_is_refused_and_runs_eagerly() -> None:
 
 def test_attention_that_heeds_no_mask_is_refused() -> None:
     model = tiny_llama()
-    with windowed_attention(model, 8):
-        steps = TracedSteps(model, CPU)
-        steps.begin(1, 100)
-    assert steps.refusal == "ollm_window_8 attention does not stop at the last token"
+    model.config._attn_implementation = "flex_attention"
+    steps = TracedSteps(model, CPU)
+    steps.begin(1, 100)
+    assert steps.refusal == "flex_attention attention does not stop at the last token"
 
 
 def test_a_failure_in_the_capture_is_remembered_and_steps_are_eager() -> None:

@@ -1,0 +1,36 @@
+"""Pages in full precision: the bytes of the keys, then those of the values."""
+
+from __future__ import annotations
+
+import torch
+
+from ollm_widgets.kv.codecs.page import PageShape
+
+
+class FullCodec:
+    """The same bits come back; see `PageCodec`."""
+
+    codec_id = "full"
+    lossless = True
+
+    def encoded_bytes(self, shape: PageShape) -> int:
+        """Bytes of an encoded page."""
+        return shape.raw_bytes
+
+    def encode(self, keys: torch.Tensor, values: torch.Tensor, out: torch.Tensor) -> None:
+        """Copy pages to bytes."""
+        key_bytes, value_bytes = PageShape.of(keys, values).views(out)
+        key_bytes.copy_(keys)
+        value_bytes.copy_(values)
+
+    def decode(
+        self,
+        data: torch.Tensor,
+        shape: PageShape,
+        keys_out: torch.Tensor,
+        values_out: torch.Tensor,
+    ) -> None:
+        """Copy bytes to pages."""
+        keys, values = shape.views(data)
+        keys_out.copy_(keys)
+        values_out.copy_(values)

@@ -1,0 +1,1 @@
+"""Records in plain files: chunks, pages, segments and a journal behind one protocol; no torch."""

@@ -1,0 +1,1 @@
+"""Prefixes of conversations that a later kernel finds again on disk."""
