@@ -77,6 +77,7 @@ def cell_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="%%ollm", description="Send the cell to a model and stream its answer.")
     parser.add_argument("model", nargs="?", help="by default the model in use")
     parser.add_argument("--into", metavar="NAME", help="keep the Completion in this variable")
+    parser.add_argument("--chat", metavar="NAME", help="go on with the conversation of that name")
     parser.add_argument("--system", metavar="TEXT", help="instruction before the question")
     parser.add_argument("--max-new-tokens", type=int, metavar="N")
     parser.add_argument("--temperature", type=float, metavar="T", help="0 is greedy, the default")

@@ -17,6 +17,7 @@ from ollm_widgets.notebook.arguments import (
     split,
 )
 from ollm_widgets.notebook.progress import ProgressLine
+from ollm_widgets.notebook.talk import Talk, figures
 from ollm_widgets.planning.config import RuntimeConfig
 from ollm_widgets.render.units import format_bytes, format_memory
 from ollm_widgets.runtime.completion import Completion
@@ -186,18 +187,29 @@ class Commands:
         generation.validate()
         if not cell.strip():
             raise ConfigError("%%ollm", "the cell is empty.", hint="Write the question below it.")
+        variables = self._shell.user_ns
+        talk = Talk(variables if arguments.chat else {}, arguments.chat or "once")
         lease = self._lease(arguments.model)
         if lease is None:
             return
-        messages = [{"role": "user", "content": cell.strip()}]
-        if arguments.system:
-            messages.insert(0, {"role": "system", "content": arguments.system})
+        messages = talk.asking(cell.strip(), arguments.system)
         with lease:
             template = lease.runtime.tokenizer.chat_template
+            if arguments.chat and not template:
+                raise ConfigError(
+                    "--chat",
+                    f"{lease.runtime.name} has no chat template.",
+                    hint="Leave --chat out: the cell is then a text that it continues.",
+                )
             prompt = messages if template else cell.strip()
             completion = self._stream(lease.runtime, prompt, generation)
-        if completion is not None and arguments.into:
-            self._shell.user_ns[arguments.into] = completion
+        if completion is None:
+            return
+        if arguments.into:
+            variables[arguments.into] = completion
+        if arguments.chat and completion.text:
+            talk.keep(messages, completion)
+            print(f"[{figures(completion)}]")
 
     def _stream(self, runtime: LoadedRuntime, prompt: Any, generation: Any) -> Completion | None:
         """Print the answer as it comes; an interrupt stops it and keeps what there is."""

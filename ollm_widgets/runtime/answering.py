@@ -152,7 +152,7 @@ def _generate_ids(
             raise
         if reuse is not None:
             if run.cut_short:
-                reuse.forget()
+                reuse.cut_short(run.ids, run.ids.shape[1] - input_ids.shape[1], steps)
             else:
                 reuse.finished(run.ids, steps)
         return run.ids

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ollm_widgets.errors import Cancelled
 
@@ -153,6 +153,30 @@ class PrefixReuse:
             self._in_steps = known
         if self._store is not None and cache is not None and held:
             self._unsaved = (known, cache)
+
+    def cut_short(self, ids: torch.Tensor, new_tokens: int, steps: SteppedCache | None) -> None:
+        """Go back to the last pass that all layers have seen, after one that was cancelled.
+
+        Parameters
+        ----------
+        ids
+            ``[batch, tokens]``, with those that were written before the cancel.
+        new_tokens
+            How many of them were written.
+        """
+        whole = ids.shape[1] - 1 if new_tokens else self.last.kept_tokens
+        cache = self.cache
+        if steps is not None or cache is None or ids.shape[0] != 1 or not cache.is_croppable:
+            self.forget()
+            return
+        layers: list[Any] = cache.layers
+        try:
+            for layer in layers:
+                layer.crop(min(whole - int(layer.get_seq_length()), 0))
+        except RuntimeError:  # a window has let go of what would be its beginning again
+            self.forget()
+            return
+        self._in_cache = ids[0, :whole].tolist()
 
     def forget(self) -> None:
         """Let go of the cache; the next request begins anew."""

@@ -154,6 +154,6 @@ def _note(delta: Delta) -> str:
     tokens = f"{ended}{delta.new_tokens} token{'' if delta.new_tokens == 1 else 's'}"
     speed = f", {delta.tokens_per_s:.1f} tokens/s" if delta.tokens_per_s else ""
     saved = ""
-    if delta.reused_tokens:
+    if delta.reused_tokens and delta.new_tokens:
         saved = f", {delta.reused_tokens:,} of {delta.prompt_tokens:,} prompt tokens reused"
     return tokens + speed + saved

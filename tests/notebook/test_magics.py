@@ -115,6 +115,25 @@ def test_the_bare_magic_opens_the_workbench(kernel: Kernel) -> None:
     assert data["text/plain"] == "<Workbench: smollm2-135m>"
 
 
+def test_a_conversation_goes_on_in_the_next_cell_and_computes_only_what_is_new(
+    kernel: Kernel,
+) -> None:
+    first = kernel.run(f"%%ollm --chat talk --max-new-tokens 12\n{QUESTION}")
+    assert "Paris" in first.printed
+    second = kernel.run("%%ollm --chat talk --max-new-tokens 12\nAnd of Italy?")
+    assert second.status == "ok", second.error
+    assert "prompt tokens reused]" in second.printed
+    roles = value(kernel, "[message['role'] for message in talk]")
+    assert roles == ["user", "assistant", "user", "assistant"]
+    edited = kernel.run("del talk[-2:]\ntalk[0]['content'] = 'Hello.'")
+    assert edited.status == "ok"
+    third = kernel.run("%%ollm --chat talk --max-new-tokens 4\nWho are you?")
+    assert third.status == "ok", third.error
+    assert value(kernel, "len(talk)") == 4
+    mistaken = kernel.run("talk = 5\nget_ipython().run_cell_magic('ollm', '--chat talk', 'hi')")
+    assert "a conversation is a list of messages" in mistaken.error
+
+
 @pytest.mark.parametrize(
     ("code", "says"),
     [
@@ -122,7 +141,7 @@ def test_the_bare_magic_opens_the_workbench(kernel: Kernel) -> None:
         ("%ollm load no-such-model", "no-such-model"),
         ("%ollm load ./no/such/folder", "no such folder"),
         ("%ollm load smollm2-135m --offload-gpu-layers 31", "the model has 30"),
-        ("%ollm load smollm2-135m --kv-cache-strategy paged", "paged"),
+        ("%ollm load smollm2-135m --kv-cache-strategy paged --kv-cache-window-tokens 9", "paged"),
         ("%ollm plan smollm2-135m --context-tokens many", "--context-tokens"),
         ("%ollm plan smollm2-135m --context-tokens -5", "context_tokens"),
         ("%ollm plan smollm2-135m --nonsense", "--nonsense"),
@@ -130,6 +149,7 @@ def test_the_bare_magic_opens_the_workbench(kernel: Kernel) -> None:
         ("%ollm unload other-model", "other-model"),
         ("%%ollm smollm2-135m\n\n\n", "the cell is empty"),
         ("%%ollm --into 1x\nhi", "no variable name"),
+        ("%%ollm --chat 1x\nhi", "no variable name"),
         ("%%ollm --temperature -1\nhi", "temperature"),
         ("%%ollm no-such-model\nhi", "no-such-model"),
     ],

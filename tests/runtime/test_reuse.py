@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from ollm_widgets import GenerationConfig, LoadedRuntime, RuntimeConfig, RuntimeLoader
 from ollm_widgets.planning.ids import BackendId
+from ollm_widgets.runtime.answering import Request, generate_ids
 from tests.weights.streamed_models import greedy, named, prompts, save_lively, with_tokenizer
 
 NEW = 5
@@ -69,6 +70,27 @@ def prompts_of(ids: torch.Tensor) -> Any:
     from tests.weights.streamed_models import Prompts
 
     return Prompts(ids, torch.ones_like(ids))
+
+
+def stopped(
+    runtime: LoadedRuntime, ids: torch.Tensor, layer: int, after_tokens: int = 0
+) -> torch.Tensor:
+    """Ask, and cancel behind a layer, in the pass after so many tokens."""
+    cancel, passes = threading.Event(), 0
+
+    def stop(*_args: object) -> None:
+        nonlocal passes
+        if passes == after_tokens:
+            cancel.set()
+        passes += 1
+
+    mask = torch.ones_like(ids)
+    request = Request(ids, mask, SHORT, NEW, cancel, reuse=runtime._caches.reuse_of(None))
+    hook = runtime.model.get_decoder().layers[layer].register_forward_hook(stop)
+    try:
+        return generate_ids(runtime._open(), runtime.plan, request, lambda _ids: False)
+    finally:
+        hook.remove()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -134,14 +156,27 @@ def test_a_request_that_was_stopped_leaves_a_runtime_that_answers_right(load: Lo
     runtime = load("qwen3_next")
     ids = prompts([25], seed=6).input_ids
     expected = anew(runtime, ids)
-    layers = runtime.model.get_decoder().layers
-    for stop_at in range(len(layers)):
+    for stop_at in range(len(runtime.model.get_decoder().layers) - 1):
         runtime.generate(ids[:, :12], SHORT)
-        cancel = threading.Event()
-        hook = layers[stop_at].register_forward_hook(lambda *_args, event=cancel: event.set())
-        runtime.generate(ids, SHORT, cancel=cancel)
-        hook.remove()
+        assert stopped(runtime, ids, stop_at).shape == ids.shape
         assert torch.equal(runtime.generate(ids, SHORT), expected)
+
+
+@pytest.mark.parametrize("after_tokens", [0, 2])
+def test_what_a_stopped_request_had_begun_with_is_still_there(
+    load: Load, after_tokens: int
+) -> None:
+    runtime = load("llama")
+    first = runtime.generate(prompts([20], seed=11).input_ids, SHORT)
+    longer = torch.cat([first, prompts([9], seed=12).input_ids], dim=1)
+    so_far = stopped(runtime, longer, 1, after_tokens)
+    assert so_far.shape[1] == longer.shape[1] + after_tokens
+    expected = anew(runtime, longer)
+    with Passes(runtime) as passes:
+        assert torch.equal(runtime.generate(longer, SHORT), expected)
+    assert torch.equal(so_far, expected[:, : so_far.shape[1]])
+    # What the stopped one had completed is not run again, but for the last token of the prompt.
+    assert passes.tokens == (1 if after_tokens else 1 + 9) + NEW - 1
 
 
 def test_a_request_that_fails_leaves_a_runtime_that_answers_right(load: Load) -> None:
