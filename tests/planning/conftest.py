@@ -20,11 +20,17 @@ from ollm_widgets.planning.selector import BackendSelector
 GIB = 1024**3
 
 
-@pytest.fixture(autouse=True, scope="session")
-def own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Measure bandwidth into a folder of this test run, once."""
+@pytest.fixture(scope="session")
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where bandwidth is remembered, so that it is measured once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def own_cache_folder(cache_folder: Path) -> Iterator[None]:
+    """Measure bandwidth into a folder of this test run; tests elsewhere have their own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OLLM_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("OLLM_CACHE_DIR", str(cache_folder))
         yield
 
 
