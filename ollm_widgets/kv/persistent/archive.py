@@ -11,7 +11,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ollm_widgets.errors import OllmError
 from ollm_widgets.kv.layouts.records import Extent
@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 
 RECORDS_NAME = "records"
 # What lives after a collection, as a share of the limit: so much less that the files, once the
-# deadest are written anew, are below it, and that not every save has to collect.
-_KEPT_SHARE: dict[str, float] = {"pages": 0.9, "chunks": 0.75, "segments": 0.75, "journal": 0.5}
+# deadest are written anew, are below it, and that not every save has to collect. A journal is
+# written anew when half of it is dead, other files when a quarter is.
+_KEPT_SHARE = 0.75
+_KEPT_SHARE_OF_JOURNAL = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,18 @@ class ParentGone(Exception):  # noqa: N818  (never leaves this package: what was
     """The block that new ones should follow was forgotten meanwhile."""
 
 
+class Neighbours(Protocol):
+    """Other stores that share a limit with this one."""
+
+    def bytes(self) -> int:
+        """What they take of the disk."""
+        ...
+
+    def free(self, wanted_bytes: int) -> None:
+        """Have them take less, if they can."""
+        ...
+
+
 class BlockArchive:
     """Blocks in a folder; see the module. Threads may use it at once.
 
@@ -73,6 +87,8 @@ class BlockArchive:
         Of the record files written here; those of other layouts are read all the same.
     limit_bytes
         Most bytes of record files; None = no limit.
+    neighbours
+        What else this limit is for.
 
     Raises
     ------
@@ -80,12 +96,20 @@ class BlockArchive:
         See `open_index`.
     """
 
-    def __init__(self, folder: Path, layout: KVLayout, limit_bytes: int | None = None) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+    def __init__(
+        self,
+        folder: Path,
+        layout: KVLayout,
+        limit_bytes: int | None = None,
+        neighbours: Neighbours | None = None,
+    ) -> None:
+        # Keys and values tell what was said.
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._records = folder / RECORDS_NAME
         self._records.mkdir(exist_ok=True)
         self._layout = layout
         self._limit_bytes = limit_bytes
+        self._neighbours = neighbours
         self._index: Index = open_index(folder / INDEX_NAME)
         self.identity = index_identity(folder)
         self._holdings: Holdings | None = None
@@ -107,10 +131,10 @@ class BlockArchive:
         with self._index.reading():
             return blocks.find_chain(self._index, chain)
 
-    def following(self, kind: int, parent: int | None) -> list[StoredBlock]:
-        """The blocks that follow a block, or that come first."""
+    def following(self, kind: int, parent: StoredBlock | None, root: bytes) -> list[StoredBlock]:
+        """The blocks that follow a block, or that come first; see `blocks.following`."""
         with self._index.reading():
-            return blocks.following(self._index, kind, parent)
+            return blocks.following(self._index, kind, parent, root)
 
     def pin(self, block: int) -> int | None:
         """Keep a block from being collected, and note that it was used.
@@ -224,22 +248,37 @@ class BlockArchive:
             holdings = self._opened()
             self._take_over(holdings)
             holdings.free_dead()
-            limit = self._limit_bytes
-            if limit is None:
+            if self._limit_bytes is None:
                 return True
             wanted_bytes = sum(map(holdings.room_for, sizes))
-            if holdings.disk_bytes() + wanted_bytes <= limit:
+            if self._excess(holdings, wanted_bytes) <= 0:
                 return True
+            # Another process may have ended, or may have freed what it shares a file with.
+            holdings.take_over()
             self._compact(holdings)
-            if holdings.disk_bytes() + wanted_bytes <= limit:
+            excess = self._excess(holdings, wanted_bytes)
+            if excess > 0 and self._neighbours is not None:
+                self._neighbours.free(excess)
+                excess = self._excess(holdings, wanted_bytes)
+            if excess <= 0:
                 return True
             with self._index.writing():
-                kept = int(limit * _KEPT_SHARE[self._layout])
-                excess = holdings.taken_bytes() + wanted_bytes - kept
-                own = holdings.give_up(collect_blocks(self._index, excess))
+                share = _KEPT_SHARE_OF_JOURNAL if self._layout == "journal" else _KEPT_SHARE
+                kept = int(self._limit() * share)
+                too_many = holdings.taken_bytes() + wanted_bytes - kept
+                own = holdings.give_up(collect_blocks(self._index, too_many))
             holdings.free(own)
             self._compact(holdings)
-            return holdings.disk_bytes() + wanted_bytes <= limit
+            return self._excess(holdings, wanted_bytes) <= 0
+
+    def _limit(self) -> int:
+        """Most bytes of the record files here."""
+        others = 0 if self._neighbours is None else self._neighbours.bytes()
+        return max(0, (self._limit_bytes or 0) - others)
+
+    def _excess(self, holdings: Holdings, wanted_bytes: int) -> int:
+        """Bytes over the limit, with what is wanted."""
+        return holdings.disk_bytes() + wanted_bytes - self._limit()
 
     def close(self) -> None:
         """Close the files; calling it again does nothing."""

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ollm_widgets.kv.layouts.records import Extent
-from ollm_widgets.kv.persistent.chain import ChainBlock
+from ollm_widgets.kv.persistent.chain import ChainBlock, chain_of
 from ollm_widgets.kv.persistent.index import DamagedIndex, Index
 
-_BLOCK = "id, hash, parent, kind, start, ids"
+_BLOCK = "id, hash, parent, kind, ids"
 _FILE_NAME = re.compile(r"[A-Za-z0-9_-]+\.[a-z]+")
 _PART = "name, first, file, offset, size, checksum"
 
@@ -64,7 +64,10 @@ class StoredBlock:
 def kind_number(index: Index, text: str) -> int:
     """Number of a kind, entered if it is new; within a transaction."""
     index.rows("INSERT OR IGNORE INTO kinds (text) VALUES (?)", (text,))
-    return int(index.rows("SELECT id FROM kinds WHERE text = ?", (text,))[0][0])
+    rows = index.rows("SELECT id FROM kinds WHERE text = ?", (text,))
+    if not rows or not isinstance(rows[0][0], int):
+        raise DamagedIndex("a kind of cache is not there after it was entered")
+    return rows[0][0]
 
 
 def kinds(index: Index) -> list[tuple[int, str]]:
@@ -76,19 +79,39 @@ def find_chain(index: Index, chain: Sequence[ChainBlock]) -> list[StoredBlock]:
     """The blocks of a chain that are here, from its first up to the first that is missing."""
     found: list[StoredBlock] = []
     for wanted in chain:
-        rows = index.rows(f"SELECT {_BLOCK} FROM blocks WHERE hash = ?", (wanted.hash,))
-        # Ids and parent follow from the hash; a row that says otherwise is damaged.
         before = found[-1].number if found else None
-        if not rows or rows[0][5] != wanted.ids or rows[0][2] != before:
+        rows = index.rows(f"SELECT {_BLOCK} FROM blocks WHERE hash = ?", (wanted.hash,))
+        # What follows from the hash and is not so is damage.
+        if not rows or rows[0][2] != before or rows[0][4] != wanted.ids:
             break
-        found.append(_block_of(index, rows[0]))
+        found.append(_block_of(index, rows[0], wanted))
     return found
 
 
-def following(index: Index, kind: int, parent: int | None) -> list[StoredBlock]:
-    """The blocks of a kind that follow a block, or that come first."""
-    rows = index.rows(f"SELECT {_BLOCK} FROM blocks WHERE parent IS ? AND kind = ?", (parent, kind))
-    return [_block_of(index, row) for row in rows]
+def following(
+    index: Index, kind: int, parent: StoredBlock | None, root: bytes
+) -> list[StoredBlock]:
+    """The blocks of a kind that follow a block, or that come first.
+
+    Parameters
+    ----------
+    root
+        Hash with which the chains of the kind begin.
+    """
+    number, before, start = None, root, 0
+    if parent is not None:
+        number, before, start = parent.number, parent.chain.hash, parent.chain.stop
+    found: list[StoredBlock] = []
+    for row in index.rows(
+        f"SELECT {_BLOCK} FROM blocks WHERE parent IS ? AND kind = ?", (number, kind)
+    ):
+        if not isinstance(row[4], bytes):
+            raise DamagedIndex(f"block {row[0]} is {row}")
+        for block in chain_of(before, row[4], start):
+            # Of another root, or damaged.
+            if block.hash == row[1] and block.ids == row[4]:
+                found.append(_block_of(index, row, block))
+    return found
 
 
 def is_there(index: Index, number: int) -> bool:
@@ -104,8 +127,8 @@ def enter_block(index: Index, block: ChainBlock, parent: int | None, kind: int) 
     if rows:
         raise DamagedIndex(f"block {rows[0][0]} has tokens that its hash was not made of")
     return index.insert(
-        "INSERT INTO blocks (hash, parent, kind, start, ids, last_used) VALUES (?, ?, ?, ?, ?, ?)",
-        (block.hash, parent, kind, block.start, block.ids, time.time()),
+        "INSERT INTO blocks (hash, parent, kind, ids, last_used) VALUES (?, ?, ?, ?, ?)",
+        (block.hash, parent, kind, block.ids, time.time()),
     )
 
 
@@ -219,15 +242,12 @@ def _part_of(row: Sequence[Any]) -> Part:
     return Part(name, first, extent_of(*place))
 
 
-def _block_of(index: Index, row: Sequence[Any]) -> StoredBlock:
-    number, digest, parent, kind, start, ids = row
-    if not (isinstance(digest, bytes) and isinstance(ids, bytes) and isinstance(start, int)):
+def _block_of(index: Index, row: Sequence[Any], chain: ChainBlock) -> StoredBlock:
+    """From a row, whose tokens are those of `chain`."""
+    number, _, parent, kind, _ = row
+    if not (isinstance(number, int) and isinstance(kind, int)):
         raise DamagedIndex(f"block {number} is {tuple(row)}")
     parts = index.rows(f"SELECT {_PART} FROM parts WHERE block = ?", (number,))
     return StoredBlock(
-        number,
-        ChainBlock(digest, start, ids),
-        parent,
-        kind,
-        {part.name: part for part in map(_part_of, parts)},
+        number, chain, parent, kind, {part.name: part for part in map(_part_of, parts)}
     )

@@ -67,7 +67,7 @@ def root_hash(*names: str) -> bytes:
     return digest.digest()
 
 
-def chain_of(root: bytes, ids: bytes) -> list[ChainBlock]:
+def chain_of(root: bytes, ids: bytes, start: int = 0) -> list[ChainBlock]:
     """Cut packed token ids into blocks; the last one may be short.
 
     Parameters
@@ -76,13 +76,15 @@ def chain_of(root: bytes, ids: bytes) -> list[ChainBlock]:
         Hash before the first block.
     ids
         From `pack_ids`.
+    start
+        Tokens before them.
     """
     blocks: list[ChainBlock] = []
     parent = root
-    for start in range(0, len(ids), BLOCK_TOKENS * _ID_BYTES):
-        part = ids[start : start + BLOCK_TOKENS * _ID_BYTES]
+    for offset in range(0, len(ids), BLOCK_TOKENS * _ID_BYTES):
+        part = ids[offset : offset + BLOCK_TOKENS * _ID_BYTES]
         parent = blake2b(parent + part, digest_size=HASH_BYTES).digest()
-        blocks.append(ChainBlock(parent, start // _ID_BYTES, part))
+        blocks.append(ChainBlock(parent, start + offset // _ID_BYTES, part))
     return blocks
 
 

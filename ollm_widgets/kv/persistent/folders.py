@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,12 +13,12 @@ from typing import TYPE_CHECKING
 from ollm_widgets.kv.persistent.archive import BlockArchive, index_identity
 from ollm_widgets.kv.persistent.fingerprint import Fingerprint
 from ollm_widgets.kv.persistent.index import DamagedIndex
+from ollm_widgets.kv.persistent.neighbours import ASIDE, OtherStores, remove_tree
 
 if TYPE_CHECKING:
     from ollm_widgets.planning.kv_presets import KVLayout
 
 MODEL_NAME = "model.json"
-ASIDE = ".aside"
 _LOCK = ".lock"
 
 
@@ -36,7 +35,7 @@ class StorePlace:
     layout
         Of record files.
     limit_bytes
-        Most bytes of them; None = no limit.
+        Most bytes of them, in all stores of `root`; None = no limit.
     """
 
     root: Path
@@ -114,7 +113,8 @@ class StorePlace:
         return archive, note
 
     def _archive(self) -> BlockArchive:
-        return BlockArchive(self.folder, self.layout, self.limit_bytes)
+        others = OtherStores(self.root, self.folder.name)
+        return BlockArchive(self.folder, self.layout, self.limit_bytes, others)
 
 
 def set_aside(folder: Path, reason: str) -> str:
@@ -126,14 +126,6 @@ def set_aside(folder: Path, reason: str) -> str:
         f"The KV store {folder} cannot be used ({reason}), so it was renamed to {aside.name} and "
         "an empty one was begun."
     )
-
-
-def remove_tree(path: Path) -> None:
-    """Delete a folder with what is in it, or a file; it may be gone already."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _describe(folder: Path, fingerprint: Fingerprint) -> None:

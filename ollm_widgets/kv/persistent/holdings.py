@@ -158,12 +158,13 @@ class Holdings:
         """
         if self._layout == "journal":
             self._files.compact(self._enter_moved)
-        elif self._layout in ("segments", "chunks") and (names := self._partly_dead()):
-            # Copies go to new files, not behind the dead in the newest one.
-            before, old = self._writer, self._files
-            self._writer, self._files = self._begin()
-            old.close(delete=False)
-            self._adopt({before})
+        elif names := self._partly_dead():
+            if self._layout != "pages":
+                # Copies go to new files, not behind the dead in the newest one.
+                before, old = self._writer, self._files
+                self._writer, self._files = self._begin()
+                old.close(delete=False)
+                self._adopt({before})
             for name in names:
                 self._move(self._extents_in(name))
         self._forget_gone()
@@ -267,6 +268,9 @@ class Holdings:
             "FROM files WHERE writer = ?",
             (self._writer,),
         )
+        if self._layout == "pages":
+            # Free slots are used again; in files of other layouts nothing is.
+            rows = [row for row in rows if not row[0].endswith(_WITH_SLOTS)]
         return [name for name, live in rows if live < _LIVE_SHARE * self._size_of(name)]
 
     def _size_of(self, name: str) -> int:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -32,13 +33,14 @@ INDEX_NAME = "index.sqlite"
 
 _APPLICATION_ID = 0x6F4B5631  # "oKV1"
 _BUSY_S = 15.0
+_AGAIN_S = 0.005
 # Nothing here writes what a constraint forbids, so what is there already must be wrong.
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT}
 _TABLES = """
 CREATE TABLE kinds (id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE);
 CREATE TABLE blocks (
     id INTEGER PRIMARY KEY AUTOINCREMENT, hash BLOB NOT NULL UNIQUE,
-    parent INTEGER REFERENCES blocks (id), kind INTEGER NOT NULL, start INTEGER NOT NULL,
+    parent INTEGER REFERENCES blocks (id), kind INTEGER NOT NULL,
     ids BLOB NOT NULL, last_used REAL NOT NULL
 );
 CREATE INDEX blocks_by_parent ON blocks (parent, kind);
@@ -60,7 +62,7 @@ CREATE INDEX pins_by_block ON pins (block);
 # What is asked for later must be there.
 _LOOKS = (
     "SELECT id, text FROM kinds",
-    "SELECT id, hash, parent, kind, start, ids, last_used FROM blocks",
+    "SELECT id, hash, parent, kind, ids, last_used FROM blocks",
     "SELECT block, name, first, file, offset, size, checksum FROM parts",
     "SELECT name, writer FROM files",
     "SELECT file, offset, size, checksum FROM dead",
@@ -187,10 +189,12 @@ def _checked(
     try:
         with _readable():
             check(connection)
-            _require_tables(connection)
+            for look in _LOOKS:
+                connection.execute(f"{look} LIMIT 1").fetchall()
     except sqlite3.Error as error:
         connection.close()
-        if is_damage(error):
+        # The statements are right, so what makes them fail is in the file.
+        if is_damage(error) or getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR:
             raise DamagedIndex(f"it cannot be read: {error}") from error
         raise
     except BaseException:
@@ -221,7 +225,7 @@ def is_full(error: sqlite3.Error) -> bool:
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
-    connection.execute("PRAGMA journal_mode = WAL")
+    _switch_to_log(connection)
     # A lost power supply may cost the last transactions, never the file.
     connection.execute("PRAGMA synchronous = NORMAL")
     if not _pragma(connection, "application_id"):
@@ -239,6 +243,20 @@ def _prepare(connection: sqlite3.Connection) -> None:
         raise DamagedIndex(f"it is damaged: {found[0] if found else 'no answer'}")
 
 
+def _switch_to_log(connection: sqlite3.Connection) -> None:
+    """Use the write-ahead log; SQLite does not wait by itself while another does the same."""
+    until = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            busy = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+            if not busy or time.monotonic() > until:
+                raise
+        time.sleep(_AGAIN_S)
+
+
 def _create(connection: sqlite3.Connection) -> None:
     if connection.execute("SELECT count(*) FROM sqlite_master").fetchone() != (0,):
         raise DamagedIndex("another program's tables are in it")
@@ -254,16 +272,6 @@ def _require_version(connection: sqlite3.Connection) -> None:
     schema = _pragma(connection, "user_version")
     if schema != SCHEMA_VERSION:
         raise DamagedIndex(f"it has format {schema}, and this version reads {SCHEMA_VERSION}")
-
-
-def _require_tables(connection: sqlite3.Connection) -> None:
-    try:
-        for look in _LOOKS:
-            connection.execute(f"{look} LIMIT 1").fetchall()
-    except sqlite3.OperationalError as error:
-        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR:
-            raise DamagedIndex(f"it lacks something: {error}") from error
-        raise
 
 
 def _pragma(connection: sqlite3.Connection, name: str) -> int:

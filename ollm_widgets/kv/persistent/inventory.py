@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 
 from ollm_widgets.errors import DeletionError, KVStrategyError
 from ollm_widgets.kv.persistent.fingerprint import Fingerprint
-from ollm_widgets.kv.persistent.folders import ASIDE, MODEL_NAME, remove_tree
+from ollm_widgets.kv.persistent.folders import MODEL_NAME
 from ollm_widgets.kv.persistent.index import (
     INDEX_NAME,
     DamagedIndex,
     Index,
     open_index_to_look,
 )
-from ollm_widgets.kv.persistent.processes import is_alive
+from ollm_widgets.kv.persistent.neighbours import (
+    ASIDE,
+    is_in_use,
+    last_used,
+    remove_tree,
+    store_folders,
+)
 
 _SHORT_DIGITS = 8
-_NAME_DIGITS = 32
+# The last one is what columns of another type than they should have lead to.
+_UNREADABLE = (DamagedIndex, sqlite3.Error, OSError, TypeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +98,7 @@ class StoredPrefix:
 
 def list_stores(root: Path) -> list[StoredModel]:
     """List every store below `root`, the last used first; those that cannot be used too."""
-    if not root.is_dir():
-        return []
-    folders = [path for path in root.iterdir() if _is_store(path)]
-    stores = [_look_at(path) for path in folders]
+    stores = [_look_at(path) for path in store_folders(root)]
     return sorted(stores, key=lambda store: (-store.last_used, store.name))
 
 
@@ -126,8 +131,11 @@ def store_info(root: Path, name: str) -> tuple[StoredModel, list[StoredPrefix]]:
     (store,) = stores
     if store.problem:
         return store, []
-    with _opened(store.folder) as index:
-        return store, _prefixes(index)
+    try:
+        with _opened(store.folder) as index:
+            return store, _prefixes(index)
+    except _UNREADABLE as error:
+        return replace(store, problem=f"it cannot be read: {error}"), []
 
 
 def remove(root: Path, name: str) -> list[StoredModel]:
@@ -183,45 +191,37 @@ def _named(root: Path, name: str) -> list[StoredModel]:
     return found
 
 
-def _is_store(path: Path) -> bool:
-    digits = path.name.removesuffix(ASIDE)
-    return len(digits) == _NAME_DIGITS and all(digit in "0123456789abcdef" for digit in digits)
-
-
 def _look_at(folder: Path) -> StoredModel:
-    fingerprint = _fingerprint_in(folder)
-    name = folder.name[:_SHORT_DIGITS]
-    size = _bytes_below(folder)
-    tokens = conversations = 0
-    last_used = 0.0
-    in_use = False
-    if folder.name.endswith(ASIDE):
-        name, problem = name + ASIDE, "it was set aside"
-    else:
-        problem = ""
-        try:
-            with _opened(folder) as index:
-                tokens, conversations, last_used = _sums(index)
-                in_use = _is_in_use(index)
-        except (DamagedIndex, sqlite3.Error, OSError) as error:
-            problem = str(error)
-    if fingerprint is None:
-        return StoredModel(name, folder, bytes=size, problem=problem)
-    return StoredModel(
-        name,
+    is_aside = folder.name.endswith(ASIDE)
+    store = StoredModel(
+        folder.name[:_SHORT_DIGITS] + (ASIDE if is_aside else ""),
         folder,
-        fingerprint.model,
-        fingerprint.dtype,
-        fingerprint.device,
-        fingerprint.codec,
-        bool(fingerprint.adapter),
-        tokens,
-        conversations,
-        size,
-        last_used,
-        in_use,
-        problem,
+        bytes=_bytes_below(folder),
+        problem="it was set aside" if is_aside else "",
     )
+    fingerprint = _fingerprint_in(folder)
+    if fingerprint is not None:
+        store = replace(
+            store,
+            model=fingerprint.model,
+            dtype=fingerprint.dtype,
+            device=fingerprint.device,
+            codec=fingerprint.codec,
+            adapted=bool(fingerprint.adapter),
+        )
+    if is_aside:
+        return store
+    try:
+        with _opened(folder) as index:
+            return replace(
+                store,
+                tokens=_tokens(index),
+                conversations=len(_ends(index)),
+                last_used=last_used(index),
+                in_use=is_in_use(index),
+            )
+    except _UNREADABLE as error:
+        return replace(store, problem=str(error))
 
 
 def _fingerprint_in(folder: Path) -> Fingerprint | None:
@@ -242,11 +242,8 @@ def _opened(folder: Path) -> Iterator[Index]:
         index.close()
 
 
-def _sums(index: Index) -> tuple[int, int, float]:
-    ((size, used),) = index.rows(
-        "SELECT coalesce(sum(length(ids)), 0), coalesce(max(last_used), 0) FROM blocks"
-    )
-    return size // 4, len(_ends(index)), float(used)
+def _tokens(index: Index) -> int:
+    return int(index.rows("SELECT coalesce(sum(length(ids)), 0) FROM blocks")[0][0]) // 4
 
 
 def _ends(index: Index) -> list[int]:
@@ -266,34 +263,32 @@ def _ends(index: Index) -> list[int]:
 
 
 def _prefixes(index: Index) -> list[StoredPrefix]:
-    """Every end of a chain, walked back to the block that another one follows too."""
+    """Every end of a chain, walked back; its own is what no other one follows."""
     blocks = {
-        number: (parent, start, size // 4, used)
-        for number, parent, start, size, used in index.rows(
-            "SELECT id, parent, start, length(ids), last_used FROM blocks"
+        number: (parent, size // 4, used)
+        for number, parent, size, used in index.rows(
+            "SELECT id, parent, length(ids), last_used FROM blocks"
         )
     }
     bytes_of = dict(index.rows("SELECT block, sum(size) FROM parts GROUP BY block"))
-    followers: dict[int | None, int] = {}
-    for parent, *_ in blocks.values():
-        followers[parent] = followers.get(parent, 0) + 1
+    followers = Counter(parent for parent, _, _ in blocks.values())
     prefixes: list[StoredPrefix] = []
     for end in _ends(index):
-        _, start, tokens, used = blocks[end]
-        own_tokens = own_bytes = 0
+        tokens = own_tokens = own_bytes = 0
+        shared = False
         number: int | None = end
-        while number is not None and followers.get(number, 0) <= 1:
-            parent, _, here, _ = blocks[number]
-            own_tokens += here
-            own_bytes += bytes_of.get(number, 0)
+        # Nothing follows twice, whatever a damaged index says.
+        left = dict(blocks)
+        while number in left:
+            parent, here, _ = left.pop(number)
+            shared |= followers[number] > 1
+            tokens += here
+            if not shared:
+                own_tokens += here
+                own_bytes += bytes_of.get(number, 0)
             number = parent
-        prefixes.append(StoredPrefix(start + tokens, own_tokens, own_bytes, used))
+        prefixes.append(StoredPrefix(tokens, own_tokens, own_bytes, blocks[end][2]))
     return sorted(prefixes, key=lambda prefix: -prefix.last_used)
-
-
-def _is_in_use(index: Index) -> bool:
-    rows = index.rows("SELECT process FROM pins UNION SELECT writer FROM files WHERE writer <> ''")
-    return any(is_alive(process) for (process,) in rows)
 
 
 def _bytes_below(folder: Path) -> int:

@@ -14,6 +14,25 @@ _BLOCK_BYTES = BLOCK_TOKENS * 4
 
 
 @dataclass(frozen=True, slots=True)
+class StoredKind:
+    """A kind of cache as a store knows it.
+
+    Parameters
+    ----------
+    number
+        In the index.
+    kind
+        What its layers keep.
+    root
+        Hash with which its chains begin.
+    """
+
+    number: int
+    kind: CacheKind
+    root: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Resumption:
     """Blocks from which a cache of so many tokens can be made.
 
@@ -50,49 +69,31 @@ class Resumption:
         return sum(part.extent.size for part in needed)
 
 
-def find_resumption(
-    archive: BlockArchive, number: int, kind: CacheKind, root: bytes, ids: bytes
-) -> Resumption | None:
-    """Find the longest prefix of packed token ids for one kind of cache.
-
-    Parameters
-    ----------
-    archive
-        Where.
-    number, kind
-        The kind, and its number there.
-    root
-        Hash with which its chains begin.
-    ids
-        From `pack_ids`.
-    """
+def find_resumption(archive: BlockArchive, stored: StoredKind, ids: bytes) -> Resumption | None:
+    """Find the longest prefix of packed token ids for one kind of cache."""
     whole = ids[: len(ids) // _BLOCK_BYTES * _BLOCK_BYTES]
-    found = archive.find(chain_of(root, whole))
-    for path, tokens in _candidates(archive, number, kind, found, ids):
-        if tokens and _is_complete(kind, path, tokens):
-            return Resumption(kind, path, tokens)
+    found = archive.find(chain_of(stored.root, whole))
+    for path, tokens in _candidates(archive, stored, found, ids):
+        if tokens and _is_complete(stored.kind, path, tokens):
+            return Resumption(stored.kind, path, tokens)
     return None
 
 
 def _candidates(
-    archive: BlockArchive,
-    number: int,
-    kind: CacheKind,
-    found: Sequence[StoredBlock],
-    ids: bytes,
+    archive: BlockArchive, stored: StoredKind, found: Sequence[StoredBlock], ids: bytes
 ) -> Iterator[tuple[tuple[StoredBlock, ...], int]]:
     """Ways to cover a prefix, the longest first."""
     # Where every token can be resumed from, what is behind the last whole block is enough; else
     # the end of an earlier save may lie in any block.
-    anywhere = not kind.has_states and not kind.windows
+    anywhere = not stored.kind.has_states and not stored.kind.windows
     for depth in range(len(found), -1, -1):
         path = tuple(found[:depth])
         if depth == len(found) or not anywhere:
             rest = ids[depth * _BLOCK_BYTES :]
-            parent = path[-1].number if path else None
+            parent = path[-1] if path else None
             ends = [
                 (shared_tokens(block.chain.ids, rest), block)
-                for block in archive.following(number, parent)
+                for block in archive.following(stored.number, parent, stored.root)
             ]
             for shared, block in sorted(ends, key=lambda end: end[0], reverse=True):
                 if shared < BLOCK_TOKENS:

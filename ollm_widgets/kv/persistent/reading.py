@@ -109,6 +109,10 @@ class RecordReader:
         DamagedRecord
             When a record is not there as it was written: the first one.
         """
+        for device in {keys.device for run in runs for keys, _ in run.outs.values()}:
+            if device.type == "cuda":
+                # The room to be filled may be what a kernel on its way reads from still.
+                torch.cuda.current_stream(device).synchronize()
         futures = [self._pool.submit(self._fill, run) for run in runs]
         try:
             for future in futures:

@@ -41,7 +41,7 @@ DeviceOf: TypeAlias = Callable[[int], torch.device]
 
 STAGE = "Restore KV cache"
 # Read ahead of a cache that copies what it is given, and so held twice for a moment.
-_COPIED_BYTES = 128 << 20
+_COPIED_BYTES = 64 << 20
 
 
 def require_empty(cache: Cache) -> None:
@@ -165,7 +165,8 @@ class PrefixReader:
         step = tokens
         # An empty layer of these takes the tensors themselves, but appending copies all again.
         if not all(grows_in_place(self._cache, pages.layer) for pages in group.layers):
-            block_bytes = plan_record(group, BLOCK_TOKENS, self._codec).size
+            places = plan_record(group, BLOCK_TOKENS, self._codec).places
+            block_bytes = sum(place.shape.raw_bytes for place in places)
             step = max(1, _COPIED_BYTES // block_bytes) * BLOCK_TOKENS
         for start in range(0, tokens, step):
             yield start, min(start + step, tokens)

@@ -210,10 +210,10 @@ class PrefixWriter:
         last = chain[-1]
         if len(found) != len(chain) - 1 or self._kind.has_states or self._kind.windows:
             return False
-        parent = found[-1].number if found else None
+        parent = found[-1] if found else None
         return any(
             shared_tokens(block.chain.ids, last.ids) == last.tokens
-            for block in self._archive.following(number, parent)
+            for block in self._archive.following(number, parent, self._root)
         )
 
     def _lacks(self, chain: Sequence[ChainBlock], found: Sequence[StoredBlock]) -> list[_Lack]:
@@ -284,8 +284,8 @@ class PrefixWriter:
         found = self._archive.find(chain)
         if len(found) < len(chain):
             return
-        new = found[-1]
-        for old in self._archive.following(number, new.parent):
+        new, parent = found[-1], found[-2] if len(found) > 1 else None
+        for old in self._archive.following(number, parent, self._root):
             shorter = old.chain.tokens < new.chain.tokens
             if shorter and new.chain.ids.startswith(old.chain.ids) and _replaces(new, old):
                 self._archive.drop_unused(old.number)

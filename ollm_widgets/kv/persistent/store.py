@@ -27,7 +27,7 @@ from ollm_widgets.kv.persistent.fingerprint import Fingerprint
 from ollm_widgets.kv.persistent.folders import StorePlace
 from ollm_widgets.kv.persistent.index import DamagedIndex, is_damage
 from ollm_widgets.kv.persistent.kinds import CacheKind, kind_of
-from ollm_widgets.kv.persistent.matching import Resumption, find_resumption
+from ollm_widgets.kv.persistent.matching import Resumption, StoredKind, find_resumption
 from ollm_widgets.kv.persistent.reading import DamagedRecord
 from ollm_widgets.kv.persistent.restoring import DeviceOf, PrefixReader, require_empty
 from ollm_widgets.kv.persistent.saving import PrefixWriter, SaveResult, tokens_in
@@ -146,7 +146,8 @@ class PrefixStore:
         codec
             The fingerprint's: ``full``, ``int8`` or ``int4``.
         limit_bytes
-            Most bytes of this store's record files; what was not used for longest goes first.
+            Most bytes of the record files of all stores in `root`. What makes room is first of
+            all other models, the one not used for longest, then what was not used for longest.
 
         Raises
         ------
@@ -321,7 +322,8 @@ class PrefixStore:
             kind = _kind_from(text)
             if cache is not None and not kind.fits(cache):
                 continue
-            found = find_resumption(archive, number, kind, self._root_of(kind), ids)
+            stored = StoredKind(number, kind, self._root_of(kind))
+            found = find_resumption(archive, stored, ids)
             if found is not None and (best is None or found.tokens > best.tokens):
                 best = found
         pin = None if best is None else archive.pin(best.path[-1].number)

@@ -11,9 +11,16 @@ import pytest
 
 from ollm_widgets.kv.persistent.archive import RECORDS_NAME, BlockArchive
 from ollm_widgets.kv.persistent.chain import chain_of, pack_ids
+from ollm_widgets.kv.persistent.index import INDEX_NAME
 from ollm_widgets.kv.persistent.processes import is_alive, this_process
 from ollm_widgets.planning.kv_presets import KVLayout
-from tests.kv.persistent.prefixes import cache_of, ids_of, open_store, restores_rightly
+from tests.kv.persistent.prefixes import (
+    cache_of,
+    fingerprint,
+    ids_of,
+    open_store,
+    restores_rightly,
+)
 from tests.kv.persistent.writing import ROOT, conversation, save
 
 LAYOUTS = sorted(set(get_args(KVLayout)) - {"contiguous", "ring"})
@@ -167,3 +174,44 @@ def test_a_process_is_told_from_another_with_its_number(forks: ForkServerContext
 def say_who(sender: Connection) -> None:
     """Send the name of this process."""
     sender.send(this_process())
+
+
+@pytest.mark.usefixtures("clock")
+def test_models_share_the_limit_and_the_one_in_use_stays(tmp_path: Path) -> None:
+    limit = 7 * BYTES
+    for model in ("first", "second"):
+        with open_store(tmp_path, model, limit_bytes=limit) as store:
+            for seed in range(6):
+                ids = ids_of(seed, 200)
+                store.save(ids, cache_of(ids))
+    busy = open_store(tmp_path, "busy", limit_bytes=limit)
+    held = ids_of(0, 200)
+    busy.save(held, cache_of(held))
+    with open_store(tmp_path, "third", limit_bytes=limit) as store:
+        for seed in range(9):
+            ids = ids_of(seed, 200)
+            assert store.save(ids, cache_of(ids)).is_complete
+            assert disk_bytes(tmp_path) <= limit
+    kept = {
+        model: sum(open_store(tmp_path, model).match(ids_of(seed, 200)).tokens for seed in range(6))
+        for model in ("first", "second", "third")
+    }
+    assert kept["first"] <= kept["second"] < kept["third"] == 1200
+    assert restores_rightly(busy, held) == 200
+    busy.close()
+
+
+def test_what_was_set_aside_makes_room_first(tmp_path: Path) -> None:
+    limit = 6 * BYTES
+    with open_store(tmp_path, limit_bytes=limit) as store:
+        for seed in range(3):
+            store.save(ids_of(seed, 200), cache_of(ids_of(seed, 200)))
+    (tmp_path / fingerprint().digest / INDEX_NAME).write_bytes(b"garbage" * 1000)
+    with open_store(tmp_path, limit_bytes=limit) as store:
+        assert store.notes
+        for seed in range(8):
+            ids = ids_of(seed, 200)
+            assert store.save(ids, cache_of(ids)).is_complete
+            assert disk_bytes(tmp_path) <= limit
+        assert restores_rightly(store, ids) == 200
+    assert not list(tmp_path.glob("*.aside"))

@@ -15,8 +15,9 @@ from transformers import DynamicCache
 
 from ollm_widgets.errors import KVStrategyError
 from ollm_widgets.kv.persistent.archive import RECORDS_NAME
-from ollm_widgets.kv.persistent.folders import ASIDE, MODEL_NAME
+from ollm_widgets.kv.persistent.folders import MODEL_NAME
 from ollm_widgets.kv.persistent.index import INDEX_NAME, SCHEMA_VERSION
+from ollm_widgets.kv.persistent.neighbours import ASIDE
 from ollm_widgets.kv.persistent.store import PrefixStore
 from tests.kv.persistent.prefixes import (
     cache_of,
@@ -157,7 +158,7 @@ def test_an_index_that_lacks_something_is_set_aside(root: Path) -> None:
     with sqlite3.connect(folder_of(root) / INDEX_NAME) as index:
         index.execute("ALTER TABLE parts DROP COLUMN first")
     index.close()
-    begins_anew(root, "lacks something")
+    begins_anew(root, "no such column")
 
 
 def test_another_programs_database_is_set_aside(root: Path) -> None:

@@ -103,7 +103,6 @@ def test_a_longer_end_takes_the_place_of_a_shorter_one(tmp_path: Path) -> None:
             assert restores_rightly(store, ids) == tokens
         store.save(ids, cache_of(ids))
         assert store._archive is not None
-        assert len(store._archive.following(1, None)) == 1
         assert store._archive._index.rows("SELECT count(*) FROM blocks") == [(2,)]
 
 
@@ -150,6 +149,27 @@ def test_caches_of_another_shape_are_kept_apart(tmp_path: Path) -> None:
         store.save(ids[:80], cache_of(ids[:80], layers=LAYERS + 1))
         assert store.save(ids, cache_of(ids)).new_blocks == 2
         assert restores_rightly(store, ids) == 100
+
+
+def test_layers_that_a_model_leaves_empty_stay_so(tmp_path: Path) -> None:
+    ids = ids_of(0, 100)
+    cache = DynamicCache()
+    for layer in (0, 2):
+        states = cache_of(ids).layers[layer]
+        cache.update(states.keys, states.values, layer)
+    with open_store(tmp_path) as store:
+        assert store.save(ids, cache).is_complete
+        tokens, back = restored(store, ids)
+    assert tokens == 100
+    assert [layer.get_seq_length() for layer in back.layers] == [100, 0, 100]
+    assert torch.equal(back.layers[2].values, cache.layers[2].values)
+
+
+def test_others_cannot_read_what_is_kept(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        store.save([1, 2], cache_of([1, 2]))
+    (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    assert folder.stat().st_mode & 0o077 == 0
 
 
 def test_a_quantized_store_takes_less_room_and_comes_back_nearly(tmp_path: Path) -> None:
