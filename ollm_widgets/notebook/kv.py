@@ -28,7 +28,7 @@ class KVListing(Tabular):
     folder
         Where they are.
     limit_bytes
-        What each of them may take.
+        What they may take together.
     """
 
     stores: tuple[StoredModel, ...]
@@ -41,8 +41,8 @@ class KVListing(Tabular):
         return Table(
             title="KV pages on disk",
             subtitle=(
-                f"{format_bytes(total)} in {self.folder}; up to {format_bytes(self.limit_bytes)} "
-                "for each model"
+                f"{format_bytes(total)} of at most {format_bytes(self.limit_bytes)} "
+                f"in {self.folder}"
             ),
             columns=(
                 Column("Model", numbers=False),

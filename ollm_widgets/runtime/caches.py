@@ -62,6 +62,7 @@ def open_store(plan: RuntimePlan, model_path: Path, config: RuntimeConfig) -> Pr
             dtype=plan.dtype,
             device=plan.device,
             codec=codec,
+            adapter_dir=None if config.adapter_dir is None else Path(config.adapter_dir),
             # What was computed while cold pages were rounded is not what exact pages give.
             attention="exact" if codec == "full" else plan.kv.strategy,
         ),

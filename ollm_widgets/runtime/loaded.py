@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -539,6 +539,7 @@ class LoadedRuntime(Renderable):
         finally:
             self._running_cache = None
             self._note_placement()
+            self._note(() if reuse is None else reuse.notes)
         if reuse is not None and reuse.unsaved:
             # Behind the answer, which need not wait for it; `close` sees to it otherwise.
             with contextlib.suppress(RuntimeClosedError):
@@ -559,10 +560,14 @@ class LoadedRuntime(Renderable):
         engine = None if self._loaded is None else self._loaded.engine
         if engine is None or engine.placement == self.plan.placement:
             return
-        news = (note for note in engine.notes if note not in self.plan.details)
-        self.plan = self.plan.refine(
-            placement=engine.placement, details=(*self.plan.details, *news)
-        )
+        self.plan = self.plan.refine(placement=engine.placement)
+        self._note(engine.notes)
+
+    def _note(self, notes: Iterable[str]) -> None:
+        """Add to the plan's details what is not said there yet."""
+        news = tuple(note for note in notes if note not in self.plan.details)
+        if news:
+            self.plan = self.plan.refine(details=(*self.plan.details, *news))
 
     def _remembering(self, job: Job[Delta], cancel: threading.Event | None) -> Iterator[Delta]:
         """Pass the pieces on, and keep the finished answer's figures for the card."""

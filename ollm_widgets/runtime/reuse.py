@@ -100,6 +100,11 @@ class PrefixReuse:
         """Whether the last request has left something for the store."""
         return self._unsaved is not None
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of what was found on disk."""
+        return () if self._store is None else self._store.notes
+
     # ------------------------------------------------------------------ a request
 
     def start(

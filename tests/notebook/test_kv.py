@@ -67,13 +67,13 @@ def test_it_says_the_total_and_the_cap(root: Path, monkeypatch: pytest.MonkeyPat
     assert [store.model for store in listing.stores] == ["gemma", "llama"]
     total = sum(store.bytes for store in listing.stores)
     assert listing.table().subtitle == (
-        f"{format_bytes(total)} in {root}; up to {format_bytes(20 * 10**9)} for each model"
+        f"{format_bytes(total)} of at most {format_bytes(20 * 10**9)} in {root}"
     )
 
 
 def test_where_nothing_is_kept_it_says_how_to_keep_something(root: Path) -> None:
     text = pretty(list_kv(root))
-    assert "0 B in " in text
+    assert "0 B of at most" in text
     assert "kv_cache_lifecycle='persistent'" in text
     assert "<table" not in list_kv(root).to_html()
 

@@ -13,6 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from ollm_widgets import GenerationConfig, LoadedRuntime, RuntimeConfig, RuntimeLoader
+from ollm_widgets.kv.persistent.inventory import list_stores
 from ollm_widgets.planning.ids import BackendId
 from tests.weights.streamed_models import named, prompts, save_lively, with_tokenizer
 
@@ -118,6 +119,28 @@ def test_a_persistent_cache_that_was_handed_out_knows_prompts_of_earlier_ones(
     reuse = second._caches.reuse_of(cache)
     assert reuse is not None
     assert reuse.last.restored_tokens == 299
+
+
+def test_a_store_that_cannot_be_read_is_set_aside_and_the_plan_says_so(
+    load: Load, tmp_path: Path
+) -> None:
+    first = load()
+    expected = first.generate(LONG, SHORT)
+    first.close()
+    (index,) = (tmp_path / "kv").rglob("index.sqlite")
+    index.write_bytes(b"nothing that SQLite knows" * 400)
+    again = load()
+    assert torch.equal(again.generate(LONG, SHORT), expected)
+    assert reused(again) == 0
+    assert any("aside" in detail for detail in again.plan.details)
+
+
+def test_pages_of_a_running_cache_are_no_store(load: Load, tmp_path: Path) -> None:
+    runtime = load(kv_cache_memory_budget=2 * 300 * 128 * 2)
+    runtime.generate(LONG, SHORT)
+    assert runtime.kv_stats().disk_bytes > 0
+    (store,) = list_stores(tmp_path / "kv")
+    assert store.model == runtime.name
 
 
 def test_other_weights_start_from_nothing(load: Load, models: Callable[[str], Path]) -> None:
