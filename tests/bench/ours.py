@@ -108,9 +108,11 @@ def load(
 
 
 def generator(runtime: LoadedRuntime) -> Generate:
-    """Greedy `generate` of a runtime."""
+    """Greedy `generate` of a runtime, from nothing each time."""
 
     def generate(ids: torch.Tensor, tokens: int) -> torch.Tensor:
+        # What the last request has left would spare this one its prompt.
+        runtime.reset_kv_cache_instances()
         return runtime.generate(ids, GenerationConfig(max_new_tokens=tokens))
 
     return generate

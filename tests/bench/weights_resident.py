@@ -75,6 +75,7 @@ def run_ours(bench: Bench) -> Figures:
     runtime, stages = ours.load(bench, LLAMA_8B, context_tokens=context_tokens)
 
     def request(tokens: int) -> Stamps:
+        runtime.reset_kv_cache_instances()  # the prompt is not to be reused
         start = time.perf_counter()
         pieces = runtime.stream(text, GenerationConfig(max_new_tokens=tokens))
         return [(piece.new_tokens, time.perf_counter() - start) for piece in pieces]
