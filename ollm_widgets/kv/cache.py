@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ollm_widgets.errors import KVStrategyError
 from ollm_widgets.kv.budget import KVBudget
-from ollm_widgets.kv.stats import KVStats
 from ollm_widgets.kv.window import window_cache
 from ollm_widgets.planning.kv_presets import KV_PRESETS
 
@@ -86,30 +85,3 @@ def build_cache(
         parent=folder or settings.cache_dir() / "kv",
         page_tokens=page_tokens,
     )
-
-
-def cache_bytes(cache: Cache) -> int:
-    """Bytes of keys and values that `cache` holds in memory now, on any device."""
-    stats = cache_stats(cache)
-    return stats.accelerator_bytes + stats.host_bytes
-
-
-def cache_stats(cache: Cache) -> KVStats:
-    """What any cache holds, and what a tiered one has moved."""
-    stats = getattr(cache, "stats", None)
-    if callable(stats):
-        figures: KVStats = stats()
-        return figures
-    layers = [layer for layer in cache.layers if hasattr(layer, "get_seq_length")]
-    tokens = max((int(layer.get_seq_length()) for layer in layers), default=0)
-    held = sum(layer_bytes(layer) for layer in cache.layers)
-    return KVStats(tokens=tokens, hot_tokens=tokens, accelerator_bytes=held)
-
-
-def layer_bytes(layer: object) -> int:
-    """Bytes of keys and values that one of transformers' cache layers holds."""
-    total = 0
-    for states in (getattr(layer, "keys", None), getattr(layer, "values", None)):
-        if states is not None:
-            total += states.numel() * states.element_size()
-    return total

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from ollm_widgets.errors import ConfigError, DeletionError
 from ollm_widgets.planning.config import RuntimeConfig
 from ollm_widgets.planning.kv_choice import kv_folder, kv_limit_bytes
-from ollm_widgets.render.table import Column, Table, TableRow, Tabular
+from ollm_widgets.render.table import Column, Table, TableRow
+from ollm_widgets.render.tabular import Tabular
 from ollm_widgets.render.units import format_bytes
 
 if TYPE_CHECKING:

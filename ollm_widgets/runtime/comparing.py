@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, get_args
 from ollm_widgets.backends.memory import is_allocation_failure
 from ollm_widgets.errors import Cancelled, ConfigError, OllmError
 from ollm_widgets.kv.budget import KVBudget
-from ollm_widgets.kv.cache import build_cache, cache_stats
+from ollm_widgets.kv.cache import build_cache
+from ollm_widgets.kv.measuring import cache_stats
 from ollm_widgets.kv.stats import KVStats
 from ollm_widgets.planning.config import GenerationConfig
 from ollm_widgets.planning.ids import KVCodecId, KVStrategyId

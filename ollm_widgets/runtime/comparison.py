@@ -8,7 +8,8 @@ from typing import Any
 
 from ollm_widgets.kv.stats import KVStats
 from ollm_widgets.planning.ids import KVStrategyId
-from ollm_widgets.render.table import Column, Table, TableRow, Tabular
+from ollm_widgets.render.table import Column, Table, TableRow
+from ollm_widgets.render.tabular import Tabular
 from ollm_widgets.render.units import format_memory
 
 

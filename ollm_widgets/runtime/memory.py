@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ollm_widgets.kv.cache import cache_stats
+from ollm_widgets.kv.measuring import cache_stats
 from ollm_widgets.kv.stats import KVStats
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ollm_widgets.kv.cache import cache_stats
+from ollm_widgets.kv.measuring import cache_stats
 from ollm_widgets.kv.stats import KVStats
 from ollm_widgets.planning.kv_choice import kv_folder
 from ollm_widgets.runtime.caches import CacheShelf, make_cache, open_store

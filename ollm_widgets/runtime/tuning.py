@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ollm_widgets.kv.adaptation import KVAdvisor
 from ollm_widgets.kv.beginnings import PromptBeginnings
-from ollm_widgets.kv.cache import cache_stats
+from ollm_widgets.kv.measuring import cache_stats
 from ollm_widgets.kv.observation import KVFacts, Observation
 from ollm_widgets.kv.stats import KVStats
 from ollm_widgets.planning.kv_choice import kv_budget_bytes

@@ -27,7 +27,8 @@ from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from ollm_widgets import settings
 from ollm_widgets.kv.budget import KVBudget
-from ollm_widgets.kv.cache import build_cache, cache_stats
+from ollm_widgets.kv.cache import build_cache
+from ollm_widgets.kv.measuring import cache_stats
 from ollm_widgets.models.conversion import gguf_to_safetensors
 from ollm_widgets.models.embedded import embedded_gguf
 from ollm_widgets.planning.kv_presets import KV_PRESETS

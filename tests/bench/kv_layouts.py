@@ -25,7 +25,8 @@ from typing import Protocol
 import machine
 from table import Table
 
-from ollm_widgets.kv.layouts.records import Extent, RecordFiles, open_layout
+from ollm_widgets.kv.layouts.opening import open_layout
+from ollm_widgets.kv.layouts.records import Extent, RecordFiles
 
 _LAYERS = 32
 _ROUNDS = 3

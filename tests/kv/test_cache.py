@@ -14,7 +14,8 @@ from transformers import DynamicCache
 
 from ollm_widgets.errors import KVStrategyError
 from ollm_widgets.kv.budget import KVBudget
-from ollm_widgets.kv.cache import build_cache, cache_bytes, cache_stats
+from ollm_widgets.kv.cache import build_cache
+from ollm_widgets.kv.measuring import cache_bytes, cache_stats
 from ollm_widgets.kv.tiers.tiered_cache import TieredCache
 from ollm_widgets.planning.kv_presets import KV_PRESETS
 from tests.kv.test_exactness import generate, model_of, tokens

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from ollm_widgets import GenerationConfig, LoadedRuntime, RuntimeConfig, RuntimeLoader
-from ollm_widgets.kv.cache import build_cache, cache_bytes, cache_stats
+from ollm_widgets.kv.cache import build_cache
+from ollm_widgets.kv.measuring import cache_bytes, cache_stats
 from tests.kv.window.reference import expected, visible
 from tests.weights.streamed_models import save_streamable
 

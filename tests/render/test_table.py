@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from IPython.lib.pretty import pretty
 
-from ollm_widgets.render.table import Column, Table, TableRow, Tabular
+from ollm_widgets.render.table import Column, Table, TableRow
+from ollm_widgets.render.tabular import Tabular
 from tests.render.test_card import Page
 
 

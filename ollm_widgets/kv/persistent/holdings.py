@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ollm_widgets.errors import KVPageError
-from ollm_widgets.kv.layouts.records import Extent, RecordFiles, open_layout
+from ollm_widgets.kv.layouts.opening import open_layout
+from ollm_widgets.kv.layouts.records import Extent, RecordFiles
 from ollm_widgets.kv.persistent.blocks import checksum_bytes, extent_of, file_name
 from ollm_widgets.kv.persistent.index import Index
 from ollm_widgets.kv.persistent.processes import is_alive, this_process

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 from ollm_widgets.errors import KVPageError
-from ollm_widgets.kv.layouts.records import Extent, RecordFiles, open_layout
+from ollm_widgets.kv.layouts.opening import open_layout
+from ollm_widgets.kv.layouts.records import Extent, RecordFiles
 from ollm_widgets.kv.tiers.folder import fresh_folder
 from ollm_widgets.kv.tiers.pages import ColdPage
 from ollm_widgets.planning.kv_presets import KVLayout

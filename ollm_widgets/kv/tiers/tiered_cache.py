@@ -13,6 +13,7 @@ from transformers.cache_utils import DynamicLayer
 
 from ollm_widgets.kv.budget import KVBudget
 from ollm_widgets.kv.codecs import PageCodec
+from ollm_widgets.kv.measuring import layer_bytes
 from ollm_widgets.kv.stats import KVStats
 from ollm_widgets.kv.tiers.layer import TieredLayer
 from ollm_widgets.kv.tiers.store import TierStore
@@ -136,8 +137,6 @@ class TieredCache(Cache):
         self.close()
 
     def _stock_bytes(self) -> int:
-        from ollm_widgets.kv.cache import layer_bytes
-
         return sum(layer_bytes(layer) for layer in self.layers if type(layer) is not TieredLayer)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 if TYPE_CHECKING:
-    from ollm_widgets.kv.window.masks import WindowMask
+    from ollm_widgets.kv.window.visible import WindowMask
 
 # Queries that attend at a time: fewer waste less on what they do not see, more keep busy.
 _LEAST, _MOST = 256, 2048

@@ -15,7 +15,7 @@ from ollm_widgets.kv.attention.paged_cache import PagedCache, paged_cache, requi
 from ollm_widgets.kv.attention.paged_layer import PagedLayer
 from ollm_widgets.kv.attention.room import KVTiers
 from ollm_widgets.kv.budget import KVBudget
-from ollm_widgets.kv.cache import cache_stats
+from ollm_widgets.kv.measuring import cache_stats
 
 CPU = torch.device("cpu")
 LAYERS, BATCH, HEADS, KEY, VALUE, PAGE, CAPACITY = 2, 2, 3, 6, 4, 4, 160

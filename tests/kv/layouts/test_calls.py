@@ -233,7 +233,7 @@ def test_a_sync_that_failed_is_tried_again(tmp_path: Path, monkeypatch: pytest.M
 
 def test_layouts_need_no_torch() -> None:
     code = (
-        "import sys; import ollm_widgets.kv.layouts.records as r, pathlib; "
+        "import sys; import ollm_widgets.kv.layouts.opening as r, pathlib; "
         "[r.open_layout(l, pathlib.Path('.'), record_bytes=1, writer='w') "
         "for l in ('chunks', 'pages', 'segments', 'journal')]; "
         "print('torch' in sys.modules, 'numpy' in sys.modules)"

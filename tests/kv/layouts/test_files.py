@@ -10,9 +10,10 @@ from ollm_widgets.errors import OutOfMemory
 from ollm_widgets.kv.layouts import pages as pages_module
 from ollm_widgets.kv.layouts.chunks import Chunks
 from ollm_widgets.kv.layouts.journal import Journal
+from ollm_widgets.kv.layouts.opening import open_layout
 from ollm_widgets.kv.layouts.pages import Pages
 from ollm_widgets.kv.layouts.placed import PlacedRecords
-from ollm_widgets.kv.layouts.records import Extent, open_layout
+from ollm_widgets.kv.layouts.records import Extent
 from ollm_widgets.kv.layouts.segments import Segments
 from tests.kv.layouts.records import RECORD_BYTES, names, read, record
 
