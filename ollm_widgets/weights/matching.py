@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from ollm_widgets.planning.parts import LayerPlacement, StreamingPlan
-    from ollm_widgets.weights.checkpoint.recipes import TensorRecipe
+    from ollm_widgets.weights.checkpoint.recipe import TensorRecipe
     from ollm_widgets.weights.model.structure import DecoderStructure
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from ollm_widgets.weights.checkpoint.index import CheckpointIndex, TensorSpan
 from ollm_widgets.weights.checkpoint.layout import LayerLayout
-from ollm_widgets.weights.checkpoint.recipes import Piece, TensorRecipe
+from ollm_widgets.weights.checkpoint.recipe import Piece, TensorRecipe
 from ollm_widgets.weights.reading.reader import WeightReader
 from tests.models.architectures import Architecture, build
 

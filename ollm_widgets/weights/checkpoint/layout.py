@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ollm_widgets.weights.checkpoint.recipes import TensorRecipe
+from ollm_widgets.weights.checkpoint.recipe import TensorRecipe
 
 # Of a slot's first byte: what copies and kernels on accelerators like, and any dtype needs.
 ALIGNMENT_BYTES = 512

@@ -2,86 +2,29 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from ollm_widgets.errors import MalformedModelError, SpecializationLoadError
 from ollm_widgets.weights.checkpoint.conversions import Conversion, ConversionJob, torch_dtype
-from ollm_widgets.weights.checkpoint.index import CheckpointIndex, TensorSpan
+from ollm_widgets.weights.checkpoint.index import CheckpointIndex
 from ollm_widgets.weights.checkpoint.mapping import DtypePolicy, MappedTensor, map_tensors
 from ollm_widgets.weights.checkpoint.moves import TracedTensor, runs_of
+from ollm_widgets.weights.checkpoint.recipe import Piece, TensorRecipe
 from ollm_widgets.weights.checkpoint.tied import settle_tied, tied_names, untied
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-__all__ = ["Conversion", "Piece", "TensorRecipe", "recipes_for", "torch_dtype"]
 
 # More or shorter pieces than these are slower to read one by one than to convert.
 _MOST_PIECES = 4096
 _FEW_PIECES = 16
 _SHORT_PIECE_BYTES = 256
 _MOST_NAMED = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A contiguous run of bytes of a checkpoint tensor, and where it lands.
-
-    Parameters
-    ----------
-    span
-        The checkpoint tensor.
-    source_offset_bytes, size_bytes
-        The run, relative to the span, in the checkpoint's dtype.
-    target_offset_elements
-        Where it begins in the module tensor, row-major.
-    """
-
-    span: TensorSpan
-    source_offset_bytes: int
-    size_bytes: int
-    target_offset_elements: int
-
-
-@dataclass(frozen=True, slots=True)
-class TensorRecipe:
-    """How one tensor of the model comes from the checkpoint.
-
-    Parameters
-    ----------
-    name
-        Full name in the model.
-    dtype, shape
-        Of the module tensor, as `from_pretrained` would make it.
-    pieces
-        Runs that cover the tensor, by their place in it; one whose dtype differs is cast.
-    conversion
-        What makes the tensor where placing does not; there are no pieces then.
-    """
-
-    name: str
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    pieces: tuple[Piece, ...]
-    conversion: Conversion | None
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of the module tensor."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-    @property
-    def stored_bytes(self) -> int:
-        """Bytes that one read of it moves from disk."""
-        if self.conversion is not None:
-            return sum(span.size_bytes for span in self.conversion.spans)
-        return sum(piece.size_bytes for piece in self.pieces)
 
 
 def recipes_for(model: PreTrainedModel, index: CheckpointIndex) -> dict[str, TensorRecipe]:

@@ -11,7 +11,7 @@ from ollm_widgets.weights.checkpoint.index import TensorSpan
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from ollm_widgets.weights.checkpoint.recipes import TensorRecipe
+    from ollm_widgets.weights.checkpoint.recipe import TensorRecipe
 
 _COMPARED_AT_ONCE_BYTES = 8 << 20
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from ollm_widgets.weights.checkpoint.conversions import torch_dtype
 from ollm_widgets.weights.checkpoint.layout import ALIGNMENT_BYTES, LayerLayout, TensorSlot
-from ollm_widgets.weights.checkpoint.recipes import Piece, torch_dtype
+from ollm_widgets.weights.checkpoint.recipe import Piece
 
 DEFAULT_WINDOW_BYTES = 64 * 1024**2
 

@@ -13,7 +13,7 @@ import torch
 from ollm_widgets.errors import Cancelled
 
 if TYPE_CHECKING:
-    from ollm_widgets.weights.checkpoint.recipes import TensorRecipe
+    from ollm_widgets.weights.checkpoint.recipe import TensorRecipe
     from ollm_widgets.weights.model.structure import ExpertGroup
     from ollm_widgets.weights.reading.reader import PendingRead, WeightReader
 

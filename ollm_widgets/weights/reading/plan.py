@@ -17,7 +17,7 @@ import torch
 from ollm_widgets.weights.checkpoint.conversions import Conversion, torch_dtype
 from ollm_widgets.weights.checkpoint.index import TensorSpan
 from ollm_widgets.weights.checkpoint.layout import LayerLayout
-from ollm_widgets.weights.checkpoint.recipes import TensorRecipe
+from ollm_widgets.weights.checkpoint.recipe import TensorRecipe
 
 ITEM_BYTES = 8 << 20
 # Linux takes at most 1024 parts in one call.

@@ -12,7 +12,7 @@ import torch
 from ollm_widgets.errors import OllmError, RuntimeClosedError
 from ollm_widgets.weights.checkpoint.index import CheckpointIndex
 from ollm_widgets.weights.checkpoint.layout import LayerLayout, require_buffer
-from ollm_widgets.weights.checkpoint.recipes import TensorRecipe
+from ollm_widgets.weights.checkpoint.recipe import TensorRecipe
 from ollm_widgets.weights.reading.files import CheckpointFiles
 from ollm_widgets.weights.reading.pending import PendingRead
 from ollm_widgets.weights.reading.plan import ReadPlan, plan_layout, plan_rows

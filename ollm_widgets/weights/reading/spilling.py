@@ -16,7 +16,7 @@ from ollm_widgets.errors import OutOfMemory
 from ollm_widgets.settings import cache_dir
 from ollm_widgets.weights.checkpoint.index import CheckpointIndex, TensorSpan
 from ollm_widgets.weights.checkpoint.layout import LayerLayout
-from ollm_widgets.weights.checkpoint.recipes import Piece
+from ollm_widgets.weights.checkpoint.recipe import Piece
 
 if TYPE_CHECKING:
     from ollm_widgets.weights.checkpoint.layout import TensorSlot

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollm_widgets.weights.checkpoint.layout import LayerLayout
-from ollm_widgets.weights.checkpoint.recipes import TensorRecipe
+from ollm_widgets.weights.checkpoint.recipe import TensorRecipe
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.int64, torch.uint8, torch.bool)
 SHAPES = st.lists(st.integers(0, 9), max_size=3).map(tuple)

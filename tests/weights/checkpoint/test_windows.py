@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from ollm_widgets.weights.checkpoint.index import CheckpointIndex
 from ollm_widgets.weights.checkpoint.layout import ALIGNMENT_BYTES, LayerLayout
-from ollm_widgets.weights.checkpoint.recipes import Piece, TensorRecipe, recipes_for
+from ollm_widgets.weights.checkpoint.recipe import Piece, TensorRecipe
+from ollm_widgets.weights.checkpoint.recipes import recipes_for
 from ollm_widgets.weights.checkpoint.windows import Window, windows
 from ollm_widgets.weights.reading.reader import WeightReader
 from tests.models.architectures import Architecture

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ollm_widgets.weights.checkpoint.layout import LayerLayout
-from ollm_widgets.weights.checkpoint.recipes import TensorRecipe
+from ollm_widgets.weights.checkpoint.recipe import TensorRecipe
 from ollm_widgets.weights.packing.format import BLOCK_ELEMENTS, StretchParts
 from ollm_widgets.weights.packing.packing import (
     PackedFormat,

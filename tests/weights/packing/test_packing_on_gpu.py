@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ollm_widgets.weights.checkpoint.layout import LayerLayout
-from ollm_widgets.weights.checkpoint.recipes import TensorRecipe
+from ollm_widgets.weights.checkpoint.recipe import TensorRecipe
 from ollm_widgets.weights.packing import unpacking
 from ollm_widgets.weights.packing.format import BLOCK_ELEMENTS, StretchParts
 from ollm_widgets.weights.packing.packing import PackedLayer, pack_layer, unpack_into

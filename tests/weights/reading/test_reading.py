@@ -24,7 +24,8 @@ from ollm_widgets.errors import (
 )
 from ollm_widgets.weights.checkpoint.index import CheckpointIndex
 from ollm_widgets.weights.checkpoint.layout import LayerLayout
-from ollm_widgets.weights.checkpoint.recipes import Piece, TensorRecipe, recipes_for
+from ollm_widgets.weights.checkpoint.recipe import Piece, TensorRecipe
+from ollm_widgets.weights.checkpoint.recipes import recipes_for
 from ollm_widgets.weights.reading.plan import ITEM_BYTES
 from ollm_widgets.weights.reading.reader import WeightReader
 from tests.models.architectures import ARCHITECTURES
