@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from ollm_widgets.render.units import format_memory
+
 
 @dataclass(frozen=True, slots=True)
 class KVStats:
@@ -41,6 +43,20 @@ class KVStats:
                 for each in fields(self)
             }
         )
+
+    def summary(self) -> str:
+        """Say it in words: ``"4,096 tokens, 512 of them hot: 6 MiB hot, 40 MiB on disk"``."""
+        if not self.tokens:
+            return "empty"
+        hot = "" if self.hot_tokens == self.tokens else f", {self.hot_tokens:,} of them hot"
+        sizes = (
+            (self.accelerator_bytes, "hot"),
+            (self.host_bytes, "cold in RAM"),
+            (self.disk_bytes, "on disk"),
+        )
+        held = ", ".join(f"{format_memory(size)} {where}" for size, where in sizes if size)
+        late = "" if self.hit_rate is None else f"; {self.hit_rate:.0%} of cold reads in time"
+        return f"{self.tokens:,} tokens{hot}: {held}{late}"
 
     @property
     def hit_rate(self) -> float | None:

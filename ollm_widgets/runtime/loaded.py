@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ollm_widgets.backends.memory import as_out_of_memory
 from ollm_widgets.errors import ConfigError, RuntimeClosedError
+from ollm_widgets.kv.observation import said
 from ollm_widgets.planning.config import GenerationConfig
 from ollm_widgets.planning.kv_choice import kv_folder
 from ollm_widgets.planning.kv_presets import DEFAULT_CODEC
@@ -502,12 +503,16 @@ class LoadedRuntime(Renderable):
             ),
             Row("Layers", self.plan.placement.summary()),
             Row("KV cache", f"{self.plan.kv.strategy}: {self.plan.kv.why}"),
+            Row("KV now", self.kv_stats().summary()),
             Row("Host memory", format_memory(use.host_bytes)),
         ]
         if use.accelerator_bytes:
             rows.append(Row("Accelerator memory", format_memory(use.accelerator_bytes)))
         if self.last_completion is not None:
             rows.append(Row("Last answer", f"{self.last_completion.tokens_per_s:.1f} tokens/s"))
+        advised = self.kv_recommendation()
+        if advised is not None:
+            rows.append(Row("Recommended", f"{said(advised.then)}. {advised.why}", "warn"))
         return Card(
             title=self.name,
             badge="closed" if self.closed else "busy" if self.busy else "loaded",
