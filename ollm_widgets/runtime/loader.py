@@ -33,7 +33,7 @@ from ollm_widgets.planning.kv_choice import kv_folder
 from ollm_widgets.planning.plan import RuntimePlan
 from ollm_widgets.planning.selector import BackendSelector
 from ollm_widgets.planning.specialization import SpecializationRegistry
-from ollm_widgets.runtime.caches import make_cache
+from ollm_widgets.runtime.caches import make_cache, open_store
 from ollm_widgets.runtime.loaded import LoadedRuntime
 from ollm_widgets.runtime.reuse import release
 from ollm_widgets.settings import default_models_dir
@@ -204,6 +204,7 @@ class RuntimeLoader:
         )
         plan = self.selector.select(inspected, config)
         check_cancelled(cancel)
+        plan = _with_usable_store(plan, path)
         try:
             loaded = self._load_by(plan, path, progress, cancel)
             plan = _as_applied(plan, loaded)
@@ -258,6 +259,26 @@ class RuntimeLoader:
         """Plan once more without specialization, so that the KV choice is made anew."""
         plan = self.selector.select(resolved, config.copy(use_specialization=False))
         return plan.refine(specialization_state="fallback", fallback_reason=str(error))
+
+
+def _with_usable_store(plan: RuntimePlan, path: Path) -> RuntimePlan:
+    """See to it that prompts can be kept on disk, where they shall, before weights are read.
+
+    Returns
+    -------
+    RuntimePlan
+        With a word on what was there and could not be used.
+
+    Raises
+    ------
+    KVStrategyError
+        If their folder cannot be used.
+    """
+    store = open_store(plan, path, plan.config) if plan.is_executable() else None
+    if store is None:
+        return plan
+    with store:
+        return plan.refine(details=(*plan.details, *store.notes))
 
 
 def _as_applied(plan: RuntimePlan, loaded: LoadedModel) -> RuntimePlan:

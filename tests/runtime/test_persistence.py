@@ -13,6 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from ollm_widgets import GenerationConfig, LoadedRuntime, RuntimeConfig, RuntimeLoader
+from ollm_widgets.errors import KVStrategyError
 from ollm_widgets.kv.persistent.inventory import list_stores
 from ollm_widgets.planning.ids import BackendId
 from tests.weights.streamed_models import named, prompts, save_lively, with_tokenizer
@@ -133,6 +134,14 @@ def test_a_store_that_cannot_be_read_is_set_aside_and_the_plan_says_so(
     assert torch.equal(again.generate(LONG, SHORT), expected)
     assert reused(again) == 0
     assert any("aside" in detail for detail in again.plan.details)
+
+
+def test_a_folder_that_cannot_be_used_is_refused_before_anything_is_loaded(
+    load: Load, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(KVStrategyError, match="Choose another folder"):
+        load(cache_dir=tmp_path / "file" / "kv")
 
 
 def test_pages_of_a_running_cache_are_no_store(load: Load, tmp_path: Path) -> None:
