@@ -139,7 +139,7 @@ def test_a_plan_is_obeyed_without_a_loader_and_every_part_can_be_closed(small: P
     assert plan.placement.host_layers == 3
     assert loaded.steps is None
     loaded.engine.close()
-    assert set(threading.enumerate()) == before
+    assert set(threading.enumerate()) <= before
 
 
 def test_a_load_cancelled_before_it_begins_reads_nothing(small: Path) -> None:
@@ -212,7 +212,7 @@ def test_a_load_that_fails_reaches_a_person_who_asked_for_what_only_this_backend
     before = set(threading.enumerate())
     with pytest.raises(SpecializationLoadError, match="not where they should be"):
         RuntimeLoader().load(RuntimeConfig(small, device="cpu", **settings))
-    assert set(threading.enumerate()) == before
+    assert set(threading.enumerate()) <= before
 
 
 @pytest.mark.parametrize("model_type", ["t5", "whisper", "voxtral"])

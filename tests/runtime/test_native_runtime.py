@@ -371,7 +371,7 @@ def test_closing_leaves_no_thread_and_no_open_file(folder: Path) -> None:
     assert open_files(folder)
     model = runtime.model
     runtime.close()
-    assert set(threading.enumerate()) == before
+    assert set(threading.enumerate()) <= before
     assert open_files(folder) == []
     assert all(parameter.is_meta for parameter in model.parameters())
     with pytest.raises(RuntimeClosedError):
@@ -386,7 +386,7 @@ def test_closing_while_a_request_runs_ends_it_and_leaves_nothing(folder: Path) -
     runtime.close()
     last = list(pieces)[-1]
     assert last.finish_reason in ("cancelled", "length")
-    assert set(threading.enumerate()) == before
+    assert set(threading.enumerate()) <= before
     assert open_files(folder) == []
 
 
@@ -405,7 +405,7 @@ def test_a_load_that_is_cancelled_leaves_nothing(folder: Path, calls: int) -> No
     config = RuntimeConfig(folder, backend="optimized-native", device="cpu")
     with pytest.raises(Cancelled):
         RuntimeLoader().load(config, progress, cancel)
-    assert set(threading.enumerate()) == before
+    assert set(threading.enumerate()) <= before
     assert open_files(folder) == []
 
 
@@ -425,7 +425,7 @@ def test_a_load_from_a_damaged_file_leaves_nothing_and_works_once_it_is_whole(
             RuntimeLoader().load(config, progress)
     finally:
         damage.undo()
-    assert set(threading.enumerate()) == before
+    assert set(threading.enumerate()) <= before
     assert open_files(folder) == []
     with RuntimeLoader().load(config) as runtime:
         assert torch.equal(runtime.generate(PROMPT.input_ids, SHORT), expected)

@@ -300,7 +300,7 @@ def test_closing_gives_every_byte_back(
     assert torch.cuda.memory_allocated() > before
     runtime.close()
     assert torch.cuda.memory_allocated() == before
-    assert set(threading.enumerate()) == threads
+    assert set(threading.enumerate()) <= threads
 
 
 @pytest.mark.parametrize("after", [0, 1, 3, LAYERS])
