@@ -24,7 +24,7 @@ def as_out_of_memory(plan: RuntimePlan, device: torch.device) -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not is_allocation_failure(error):
             raise
-        free_bytes = _free_bytes(device)
+        free_bytes = free_on(device)
         needed_bytes = plan.memory.needed_bytes
         raise OutOfMemory(
             f"{device} ran out of memory: the plan needs {needed_bytes / 2**30:.1f} GiB, "
@@ -46,7 +46,8 @@ def is_allocation_failure(error: BaseException) -> bool:
     return "DefaultCPUAllocator" in str(error) or "can't allocate memory" in str(error)
 
 
-def _free_bytes(device: torch.device) -> int:
+def free_on(device: torch.device) -> int:
+    """What nobody uses of a device's memory; of the CPU's, host memory."""
     import psutil
     import torch
 

@@ -17,10 +17,10 @@ from ollm_widgets.notebook.arguments import (
     split,
 )
 from ollm_widgets.notebook.progress import ProgressLine
-from ollm_widgets.notebook.talk import Talk, figures
+from ollm_widgets.notebook.talk import Talk
 from ollm_widgets.planning.config import RuntimeConfig
 from ollm_widgets.render.units import format_bytes, format_memory
-from ollm_widgets.runtime.completion import Completion
+from ollm_widgets.runtime.completion import Completion, figures
 
 if TYPE_CHECKING:
     import argparse

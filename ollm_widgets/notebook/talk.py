@@ -58,16 +58,6 @@ class Talk:
         self._variables[self._name] = self._messages
 
 
-def figures(answer: Completion) -> str:
-    """Say how an answer came about: ``"8 tokens, 20.1 tokens/s, 44 of 65 read before"``."""
-    said = [f"{answer.new_tokens} token{'' if answer.new_tokens == 1 else 's'}"]
-    if answer.tokens_per_s:
-        said.append(f"{answer.tokens_per_s:.1f} tokens/s")
-    if answer.reused_tokens:
-        said.append(f"{answer.reused_tokens:,} of {answer.prompt_tokens:,} prompt tokens reused")
-    return ", ".join(said)
-
-
 def _is_message(held: object) -> bool:
     return (
         isinstance(held, Mapping)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from ollm_widgets.models.resolved import ResolvedModel
 from ollm_widgets.planning.config import RuntimeConfig
 from ollm_widgets.planning.ids import KVRule, KVStrategyId
 from ollm_widgets.planning.kv_presets import DEFAULT_CODEC, DEFAULT_WINDOW_TOKENS, preset_of
+from ollm_widgets.planning.memory import disk_tier
 from ollm_widgets.planning.parts import KVPlan, MemoryMap, TierMemory
 from ollm_widgets.planning.traits import BackendTraits
 from ollm_widgets.render.units import parse_bytes
@@ -74,9 +74,7 @@ def kv_limit_bytes(folder: Path) -> int:
             return parse_bytes(asked)
         except ValueError as error:
             raise ConfigError(KV_LIMIT_VARIABLE, str(error)) from None
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return int(shutil.disk_usage(folder).total * _DISK_SHARE)
+    return int(disk_tier(folder).capacity_bytes * _DISK_SHARE)
 
 
 def on_several_devices(traits: BackendTraits) -> BackendTraits:

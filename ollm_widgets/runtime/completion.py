@@ -11,6 +11,16 @@ from ollm_widgets.render.renderable import Renderable
 FinishReason = Literal["stop", "stop-string", "length", "cancelled"]
 
 
+def figures(piece: Delta | Completion) -> str:
+    """Say how an answer came about: ``"8 tokens, 20.1 tokens/s"``, and what was reused."""
+    said = [f"{piece.new_tokens} token{'' if piece.new_tokens == 1 else 's'}"]
+    if piece.tokens_per_s:
+        said.append(f"{piece.tokens_per_s:.1f} tokens/s")
+    if piece.reused_tokens and piece.new_tokens:
+        said.append(f"{piece.reused_tokens:,} of {piece.prompt_tokens:,} prompt tokens reused")
+    return ", ".join(said)
+
+
 @dataclass(frozen=True, slots=True)
 class Delta:
     """A piece of an answer; the last one carries `finish_reason`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ollm_widgets.backends.memory import free_on
 from ollm_widgets.kv.adaptation import KVAdvisor
 from ollm_widgets.kv.beginnings import PromptBeginnings
 from ollm_widgets.kv.measuring import cache_stats
@@ -79,7 +80,7 @@ class KVTuning:
             # Another cache counts from nothing.
             before=self._before if self._before.read_bytes <= after.read_bytes else KVStats(),
             after=after,
-            room_bytes=_free_bytes(self._device),
+            room_bytes=free_on(self._device),
             reused_tokens=answered.reused_tokens,
             shared_tokens=self._beginnings.note(answered.prompt_ids[0].tolist()),
             seconds_per_token=answered.seconds_per_token,
@@ -90,12 +91,7 @@ class KVTuning:
     def change(self, kv: KVPlan) -> KVPlan | None:
         """Return the plan from here on, where a change may be applied unasked; else None."""
         step = self._advisor.step()
-        asked_bytes = self._asked_bytes
-        beyond = asked_bytes is not None and (
-            step is not None and (step.budget_bytes is None or step.budget_bytes > asked_bytes)
-        )
-        # A budget that a person has set is theirs to raise.
-        if step is None or beyond:
+        if step is None or not self._within_what_was_asked(step.budget_bytes):
             return None
         self._advisor.applied(step)
         self._before = KVStats()
@@ -106,13 +102,8 @@ class KVTuning:
             why=f"Changed between two requests. {step.why}",
         )
 
-
-def _free_bytes(device: torch.device) -> int:
-    """What nobody uses of a device's memory."""
-    if device.type == "cuda":
-        import torch
-
-        return int(torch.cuda.mem_get_info(device)[0])
-    import psutil
-
-    return int(psutil.virtual_memory().available)
+    def _within_what_was_asked(self, budget_bytes: int | None) -> bool:
+        """Whether a budget is not above one that a person has set, which is theirs to raise."""
+        if self._asked_bytes is None:
+            return True
+        return budget_bytes is not None and budget_bytes <= self._asked_bytes

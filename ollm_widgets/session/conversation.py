@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ollm_widgets.errors import ConfigError, OllmError
 from ollm_widgets.planning.config import GenerationConfig
+from ollm_widgets.runtime.completion import figures
 from ollm_widgets.session.lane import Lane
 from ollm_widgets.session.parts import Changed
 from ollm_widgets.session.transcript import Transcript, Turn
@@ -151,9 +152,4 @@ def _note(delta: Delta) -> str:
         "stop-string": "",
         None: "",
     }[delta.finish_reason]
-    tokens = f"{ended}{delta.new_tokens} token{'' if delta.new_tokens == 1 else 's'}"
-    speed = f", {delta.tokens_per_s:.1f} tokens/s" if delta.tokens_per_s else ""
-    saved = ""
-    if delta.reused_tokens and delta.new_tokens:
-        saved = f", {delta.reused_tokens:,} of {delta.prompt_tokens:,} prompt tokens reused"
-    return tokens + speed + saved
+    return ended + figures(delta)

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from ollm_widgets.errors import ConfigError
-from ollm_widgets.notebook.talk import Talk, figures
-from ollm_widgets.runtime.completion import Completion
+from ollm_widgets.notebook.talk import Talk
+from ollm_widgets.runtime.completion import Completion, figures
 
 
 def answer(text: str, reused: int = 0) -> Completion:

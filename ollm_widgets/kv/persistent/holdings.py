@@ -19,7 +19,7 @@ from ollm_widgets.kv.layouts.opening import open_layout
 from ollm_widgets.kv.layouts.records import Extent, RecordFiles
 from ollm_widgets.kv.persistent.blocks import checksum_bytes, extent_of, file_name
 from ollm_widgets.kv.persistent.index import Index
-from ollm_widgets.kv.persistent.processes import is_alive, this_process
+from ollm_widgets.kv.processes import is_alive, this_process
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

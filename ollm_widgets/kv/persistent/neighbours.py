@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ollm_widgets.kv.persistent.archive import RECORDS_NAME, BlockArchive
 from ollm_widgets.kv.persistent.index import INDEX_NAME, DamagedIndex, Index, open_index_to_look
-from ollm_widgets.kv.persistent.processes import is_alive
+from ollm_widgets.kv.processes import is_alive
 
 ASIDE = ".aside"
 _STORE = re.compile(rf"[0-9a-f]{{32}}({re.escape(ASIDE)})?")

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from ollm_widgets.kv.persistent.index import Index
-from ollm_widgets.kv.persistent.processes import is_alive, this_process
+from ollm_widgets.kv.processes import is_alive, this_process
 
 
 def pin(index: Index, block: int) -> int:
     """Keep a block, and so all blocks before it; within a transaction. Gives the pin's number."""
     return index.insert("INSERT INTO pins (block, process) VALUES (?, ?)", (block, this_process()))
-
-
-def move_pin(index: Index, number: int, block: int) -> None:
-    """Keep another block instead."""
-    index.rows("UPDATE pins SET block = ? WHERE id = ?", (block, number))
 
 
 def unpin(index: Index, number: int) -> None:

@@ -12,7 +12,7 @@ import pytest
 from ollm_widgets.kv.persistent.archive import RECORDS_NAME, BlockArchive
 from ollm_widgets.kv.persistent.chain import chain_of, pack_ids
 from ollm_widgets.kv.persistent.index import INDEX_NAME
-from ollm_widgets.kv.persistent.processes import is_alive, this_process
+from ollm_widgets.kv.processes import is_alive, this_process
 from ollm_widgets.planning.kv_presets import KVLayout
 from tests.kv.persistent.prefixes import (
     cache_of,
