@@ -101,6 +101,24 @@ def test_pick_plan_load_chat_stop_and_a_second_question(lab: Lab) -> None:
     assert notebook.outside_requests == []
 
 
+def test_with_pages_a_second_question_says_what_was_not_computed_again(lab: Lab) -> None:
+    notebook, workbench = open_workbench(lab)
+    pick(workbench, "smollm", "smollm2-135m")
+    plan = region(workbench, "Plan")
+    plan.get_by_label("KV strategy").select_option("paged")
+    expect(plan).to_contain_text("KV cache: paged. It was asked for.")
+    load_model(workbench)
+    ask(workbench, QUESTION)
+    expect(last_answer(workbench)).to_contain_text("Paris", timeout=LONG_S)
+    expect(send_button(workbench)).to_be_visible(timeout=LONG_S)
+    expect(last_answer(workbench)).not_to_contain_text("reused")
+    ask(workbench, "And of Italy?")
+    expect(last_answer(workbench)).to_contain_text("prompt tokens reused", timeout=LONG_S)
+    notebook.screenshot("workbench-pages")
+    notebook.assert_no_console_errors()
+    assert notebook.outside_requests == []
+
+
 def test_stop_works_before_the_first_token_and_while_a_cell_runs(lab: Lab) -> None:
     notebook, workbench = open_workbench(
         lab, "import threading\ndone = threading.Event()", "done.wait(60)"
