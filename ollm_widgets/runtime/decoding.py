@@ -289,7 +289,8 @@ class _Reading:
 
         self._on_device = device.type == "cuda"
         self._free = [
-            torch.empty(batch, dtype=torch.long, pin_memory=self._on_device) for _ in range(2)
+            torch.empty(batch, dtype=torch.long, device="cpu", pin_memory=self._on_device)
+            for _ in range(2)
         ]
         count = 2 if self._on_device else 0
         self._events: list[Any] = [

@@ -128,14 +128,19 @@ class PrefixReuse:
         cancel
             Ends reading from disk early.
         """
+        import torch
+
         self.save()
         alone = input_ids.shape[0] == 1 and bool(attention_mask.all())
         # The last token is always run: its logits choose the next one.
         ids = input_ids[0, :-1].tolist() if alone else []
-        if steps is not None:
-            self.last = self._in_stepped(ids, steps, input_ids.shape[1] + new_tokens - 1, cancel)
-        else:
-            self.last = self._in_own(ids, cancel)
+        # As the passes run, since what they allocated can be written to in this mode only.
+        with torch.inference_mode():
+            if steps is not None:
+                tokens = input_ids.shape[1] + new_tokens - 1
+                self.last = self._in_stepped(ids, steps, tokens, cancel)
+            else:
+                self.last = self._in_own(ids, cancel)
         return self.last
 
     def finished(self, ids: torch.Tensor, steps: SteppedCache | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,17 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from transformers import DynamicCache
 
 from ollm_widgets import GenerationConfig, LoadedRuntime, RuntimeConfig, RuntimeLoader
+from ollm_widgets.kv.persistent.store import PrefixStore
 from ollm_widgets.planning.ids import BackendId
 from ollm_widgets.runtime.answering import Request, generate_ids
+from ollm_widgets.runtime.generation import run_generate
+from ollm_widgets.runtime.reuse import PrefixReuse
+from ollm_widgets.weights.steps.eager import EagerSteps
+from tests.kv.persistent.prefixes import fingerprint
+from tests.models.architectures import build
 from tests.weights.streamed_models import greedy, named, prompts, save_lively, with_tokenizer
 
 NEW = 5
@@ -221,3 +229,37 @@ def test_whatever_came_before_the_answer_is_the_same(
         ids = base[:, :length].clone()
         ids[:, changed:] = (ids[:, changed:] + 1) % 50 + 3
         assert torch.equal(runtime.generate(ids, SHORT), anew(runtime, ids))
+
+
+def test_steps_that_ran_before_take_what_is_found_on_disk(tmp_path: Path) -> None:
+    model = build(named("llama")).float().eval()
+    ids = prompts([100], seed=4).input_ids
+    mask, steps = torch.ones_like(ids), EagerSteps(model, torch.device("cpu"))
+
+    def ask(reuse: PrefixReuse) -> torch.Tensor:
+        start = reuse.start(ids, mask, NEW, steps, threading.Event())
+        run = run_generate(
+            model,
+            ids,
+            mask,
+            SHORT,
+            new_tokens=NEW,
+            cache=start.cache,
+            cancel=threading.Event(),
+            watch=lambda _ids: False,
+            steps=steps,
+            keep=start.kept_tokens,
+        )
+        reuse.finished(run.ids, steps)
+        return run.ids
+
+    def reuse() -> PrefixReuse:
+        store = PrefixStore.open(tmp_path, fingerprint(), layout="segments", codec="full")
+        return PrefixReuse(DynamicCache, store)
+
+    with closing(reuse()) as first:
+        expected = ask(first)
+    # The cache of the steps stays as it was allocated, in inference mode.
+    with closing(reuse()) as second:
+        assert torch.equal(ask(second), expected)
+        assert second.last.restored_tokens == 99

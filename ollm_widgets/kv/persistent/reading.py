@@ -182,7 +182,7 @@ class RecordReader:
         """``uint8 [size]`` of this thread, pinned where a GPU copies from it."""
         memory: torch.Tensor | None = getattr(self._local, "memory", None)
         if memory is None or memory.numel() < size:
-            memory = torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
+            memory = torch.empty(size, dtype=torch.uint8, device="cpu", pin_memory=pinned)
             self._local.memory = memory
         return memory[:size]
 

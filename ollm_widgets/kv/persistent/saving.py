@@ -276,7 +276,8 @@ class PrefixWriter:
         encode_records(self._cache, wanted.plan, self._codec, start, data)
         if device.type == "cpu":
             return data
-        host = torch.empty(data.shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
+        pinned = device.type == "cuda"
+        host = torch.empty(data.shape, dtype=torch.uint8, device="cpu", pin_memory=pinned)
         return host.copy_(data)
 
     def _drop_superseded(self, number: int, chain: Sequence[ChainBlock]) -> None:

@@ -151,7 +151,7 @@ class ExpertWorkspace:
             pinned = self.device.type == "cuda"
             with torch.inference_mode(False):
                 self._staging = torch.empty(
-                    self._compact.numel(), dtype=torch.uint8, pin_memory=pinned
+                    self._compact.numel(), dtype=torch.uint8, device="cpu", pin_memory=pinned
                 )
         if self._staged is not None:
             self._staged.synchronize()
