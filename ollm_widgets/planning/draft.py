@@ -23,7 +23,8 @@ from ollm_widgets.planning.memory import (
     memory_map,
     memory_map_across,
 )
-from ollm_widgets.planning.parts import KVPlan, LayerPlacement, MemoryMap, StreamingPlan, TierMemory
+from ollm_widgets.planning.memory_map import MemoryMap, TierMemory
+from ollm_widgets.planning.parts import KVPlan, LayerPlacement, StreamingPlan
 from ollm_widgets.planning.passes import PlannedRun
 from ollm_widgets.planning.placement import place_layers
 from ollm_widgets.planning.streaming import WELL_FED_SLOTS, Counts, Room, lay_out, packs

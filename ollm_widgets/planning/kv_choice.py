@@ -11,7 +11,8 @@ from ollm_widgets.planning.config import RuntimeConfig
 from ollm_widgets.planning.ids import KVRule, KVStrategyId
 from ollm_widgets.planning.kv_presets import DEFAULT_CODEC, DEFAULT_WINDOW_TOKENS, preset_of
 from ollm_widgets.planning.memory import disk_tier
-from ollm_widgets.planning.parts import KVPlan, MemoryMap, TierMemory
+from ollm_widgets.planning.memory_map import MemoryMap, TierMemory
+from ollm_widgets.planning.parts import KVPlan
 from ollm_widgets.planning.traits import BackendTraits
 from ollm_widgets.render.units import parse_bytes
 from ollm_widgets.settings import KV_LIMIT_VARIABLE, cache_dir, kv_limit

@@ -13,12 +13,8 @@ from ollm_widgets.planning.across import DeviceShare
 from ollm_widgets.planning.config import RuntimeConfig
 from ollm_widgets.planning.devices import Device, Machine
 from ollm_widgets.planning.ids import DType, Place
-from ollm_widgets.planning.parts import (
-    LayerPlacement,
-    MemoryMap,
-    StreamingPlan,
-    TierMemory,
-)
+from ollm_widgets.planning.memory_map import MemoryMap, TierMemory
+from ollm_widgets.planning.parts import LayerPlacement, StreamingPlan
 from ollm_widgets.planning.weights import ITEM_BYTES, WeightSizes
 from ollm_widgets.render.units import format_memory, parse_bytes
 

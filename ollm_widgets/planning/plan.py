@@ -9,19 +9,18 @@ from typing import Any
 from ollm_widgets.models.capabilities import CapabilityProfile, Reason, SupportLevel
 from ollm_widgets.models.catalog import GenericModelKind
 from ollm_widgets.models.resolved import ResolvedModel
-from ollm_widgets.planning.bandwidth import Bandwidth
 from ollm_widgets.planning.code import config_to_code
 from ollm_widgets.planning.config import RuntimeConfig
 from ollm_widgets.planning.ids import BackendId, DType, SpecializationState
+from ollm_widgets.planning.memory_map import MemoryMap, TierMemory
 from ollm_widgets.planning.parts import (
     KVPlan,
     LayerPlacement,
-    MemoryMap,
-    SpeedPrediction,
     StreamingPlan,
-    TierMemory,
     listed,
 )
+from ollm_widgets.planning.profile.bandwidth import Bandwidth
+from ollm_widgets.planning.speed.predicted import SpeedPrediction
 from ollm_widgets.render.card import Card, Row, Tone
 from ollm_widgets.render.renderable import Renderable
 from ollm_widgets.render.units import format_memory, format_seconds

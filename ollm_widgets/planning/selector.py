@@ -8,19 +8,20 @@ from typing import TypeAlias
 from ollm_widgets.errors import KVStrategyError
 from ollm_widgets.models.resolved import ResolvedModel
 from ollm_widgets.planning.backend_choice import choose_backend
-from ollm_widgets.planning.bandwidth import Bandwidth, bandwidth_of
 from ollm_widgets.planning.config import RuntimeConfig
 from ollm_widgets.planning.device_choice import choose_device, demand_of
 from ollm_widgets.planning.devices import Device, Machine, probe_machine
 from ollm_widgets.planning.draft import Draft, sized_kv
 from ollm_widgets.planning.kv_choice import choose_strategy, refused_strategy
-from ollm_widgets.planning.parts import KVPlan, LayerPlacement, SpeedPrediction
+from ollm_widgets.planning.parts import KVPlan, LayerPlacement
 from ollm_widgets.planning.passes import native_registry, planned_passes
 from ollm_widgets.planning.placement import count_obstacle, offload_obstacle
 from ollm_widgets.planning.plan import RuntimePlan
+from ollm_widgets.planning.profile.bandwidth import Bandwidth, bandwidth_of
 from ollm_widgets.planning.shortfall import room_obstacles
 from ollm_widgets.planning.specialization import SpecializationRegistry
-from ollm_widgets.planning.speed import predict_speed
+from ollm_widgets.planning.speed.predicted import SpeedPrediction
+from ollm_widgets.planning.speed.prediction import predict_speed
 from ollm_widgets.planning.spread import arranged
 from ollm_widgets.planning.traits import GENERIC_TRAITS, NATIVE_TRAITS, BackendTraits
 from ollm_widgets.planning.weights import layer_count

@@ -9,7 +9,7 @@ from ollm_widgets.planning.device_choice import fit_obstacle
 from ollm_widgets.planning.draft import Draft, placed
 from ollm_widgets.planning.footprint import largest
 from ollm_widgets.planning.memory import check_budget_holds_a_layer
-from ollm_widgets.planning.parts import TierMemory
+from ollm_widgets.planning.memory_map import TierMemory
 from ollm_widgets.planning.spread import arranged
 from ollm_widgets.planning.wording import tier_obstacle
 from ollm_widgets.render.units import format_memory

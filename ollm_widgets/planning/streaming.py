@@ -8,11 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 
 from ollm_widgets.planning.ids import DeviceKind, DType, LayerTier, OffloadPolicy
-from ollm_widgets.planning.parts import (
-    RAW_SLOTS_BESIDE_PACKED,
-    LayerPlacement,
-    StreamingPlan,
-)
+from ollm_widgets.planning.parts import RAW_SLOTS_BESIDE_PACKED, LayerPlacement, StreamingPlan
 from ollm_widgets.planning.placement import place_layers
 from ollm_widgets.planning.weights import WeightSizes
 

@@ -5,14 +5,10 @@ from __future__ import annotations
 from ollm_widgets.models.absent import download_hint
 from ollm_widgets.models.resolved import ResolvedModel
 from ollm_widgets.planning.draft import Draft
-from ollm_widgets.planning.parts import (
-    PACKED_SHARE,
-    KVPlan,
-    MemoryMap,
-    SpeedPrediction,
-    listed,
-)
-from ollm_widgets.planning.speed import unmeasured_wires
+from ollm_widgets.planning.memory_map import MemoryMap
+from ollm_widgets.planning.parts import PACKED_SHARE, KVPlan, listed
+from ollm_widgets.planning.speed.predicted import SpeedPrediction
+from ollm_widgets.planning.speed.prediction import unmeasured_wires
 from ollm_widgets.render.units import format_bytes, format_memory
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from ollm_widgets.errors import ConfigError, OutOfMemory
 from ollm_widgets.planning.ids import LayerTier, OffloadPolicy, Place
-from ollm_widgets.planning.parts import LayerPlacement, TierMemory, packed_bytes
+from ollm_widgets.planning.memory_map import TierMemory
+from ollm_widgets.planning.parts import LayerPlacement, packed_bytes
 from ollm_widgets.planning.placement import place_layers
 from ollm_widgets.render.units import format_memory
 

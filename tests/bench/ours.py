@@ -17,7 +17,8 @@ from shapes import TINY, TINY_MOE, Shape
 from ollm_widgets import GenerationConfig, RuntimeConfig, RuntimeLoader
 from ollm_widgets.models.resolved import ResolvedModel
 from ollm_widgets.planning.devices import Machine
-from ollm_widgets.planning.parts import MemoryMap, StreamingPlan
+from ollm_widgets.planning.memory_map import MemoryMap
+from ollm_widgets.planning.parts import StreamingPlan
 from ollm_widgets.planning.plan import RuntimePlan
 from ollm_widgets.planning.selector import BackendSelector
 from ollm_widgets.render.units import parse_bytes

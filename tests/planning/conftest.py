@@ -11,10 +11,10 @@ from ollm_widgets.models.capabilities import CapabilityProfile
 from ollm_widgets.models.reference import ModelReference
 from ollm_widgets.models.resolved import ResolvedModel
 from ollm_widgets.models.shape import ModelShape, WeightInventory
-from ollm_widgets.planning.bandwidth import Bandwidth
 from ollm_widgets.planning.config import RuntimeConfig
 from ollm_widgets.planning.devices import Device, Machine
 from ollm_widgets.planning.plan import RuntimePlan
+from ollm_widgets.planning.profile.bandwidth import Bandwidth
 from ollm_widgets.planning.selector import BackendSelector
 
 GIB = 1024**3

@@ -10,7 +10,8 @@ from ollm_widgets.models.resolved import ResolvedModel
 from ollm_widgets.planning.config import RuntimeConfig
 from ollm_widgets.planning.ids import KVStrategyId
 from ollm_widgets.planning.kv_choice import choose_strategy
-from ollm_widgets.planning.parts import KVPlan, MemoryMap, TierMemory
+from ollm_widgets.planning.memory_map import MemoryMap, TierMemory
+from ollm_widgets.planning.parts import KVPlan
 from ollm_widgets.planning.traits import GENERIC_TRAITS, BackendTraits
 
 DISK_TRAITS = replace(

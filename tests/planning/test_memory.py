@@ -11,7 +11,6 @@ from ollm_widgets.errors import ConfigError
 from ollm_widgets.models.resolved import ResolvedModel
 from ollm_widgets.models.shape import ModelShape
 from ollm_widgets.planning.activations import activation_bytes
-from ollm_widgets.planning.bandwidth import Bandwidth
 from ollm_widgets.planning.config import RuntimeConfig
 from ollm_widgets.planning.devices import Machine
 from ollm_widgets.planning.memory import (
@@ -19,7 +18,8 @@ from ollm_widgets.planning.memory import (
     check_budget_holds_a_layer,
     kv_bytes,
 )
-from ollm_widgets.planning.speed import predict_speed
+from ollm_widgets.planning.profile.bandwidth import Bandwidth
+from ollm_widgets.planning.speed.prediction import predict_speed
 from ollm_widgets.planning.weights import weight_sizes
 
 GIB = 1024**3

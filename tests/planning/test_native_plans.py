@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from ollm_widgets.models.quantization import Quantization
 from ollm_widgets.models.resolved import ResolvedModel
-from ollm_widgets.planning.bandwidth import Bandwidth
 from ollm_widgets.planning.config import RuntimeConfig
 from ollm_widgets.planning.devices import Device, Machine
 from ollm_widgets.planning.ids import OffloadPolicy
 from ollm_widgets.planning.parts import packed_bytes
 from ollm_widgets.planning.plan import RuntimePlan
+from ollm_widgets.planning.profile.bandwidth import Bandwidth
 from ollm_widgets.planning.selector import BackendSelector
 
 GIB = 1024**3

@@ -23,7 +23,7 @@ _GPU_SQUARE = 4096
 
 @dataclass(frozen=True, slots=True)
 class Bandwidth:
-    """What predictions of speed rest on.
+    """What one device and its wires give; what is None was not measured, or does not exist.
 
     Parameters
     ----------
@@ -33,13 +33,28 @@ class Bandwidth:
         Float operations of a large matrix product (float32 on a CPU, bfloat16 or float16 on
         an accelerator).
     host_to_device_bytes_per_s, disk_bytes_per_s
-        From pinned host memory to the accelerator, and from disk; None while not measured.
+        From pinned host memory to the accelerator, and from disk past the page cache.
+    page_cache_bytes_per_s
+        From the page cache into memory, by as many threads as the engine reads with.
+    host_copy_bytes_per_s
+        From host memory to host memory.
+    unpack_bytes_per_s
+        Raw bytes that the accelerator makes of packed layers.
+    launch_s
+        What Python spends on having the device do one small operation.
+    replay_s
+        What a small operation takes in a captured graph.
     """
 
     read_bytes_per_s: float
     flops_per_s: float
     host_to_device_bytes_per_s: float | None = None
     disk_bytes_per_s: float | None = None
+    page_cache_bytes_per_s: float | None = None
+    host_copy_bytes_per_s: float | None = None
+    unpack_bytes_per_s: float | None = None
+    launch_s: float | None = None
+    replay_s: float | None = None
 
 
 def bandwidth_of(device: Device) -> Bandwidth | None:

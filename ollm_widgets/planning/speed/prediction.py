@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ollm_widgets.models.shape import ModelShape
-from ollm_widgets.planning.bandwidth import Bandwidth
 from ollm_widgets.planning.ids import DType
 from ollm_widgets.planning.memory import kv_bytes
-from ollm_widgets.planning.parts import SpeedPrediction
 from ollm_widgets.planning.passes import PlannedRun
+from ollm_widgets.planning.profile.bandwidth import Bandwidth
+from ollm_widgets.planning.speed.predicted import SpeedPrediction
 from ollm_widgets.planning.weights import WeightSizes
 from ollm_widgets.render.units import format_bytes, format_count, format_seconds
 

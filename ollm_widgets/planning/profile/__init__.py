@@ -1,0 +1,1 @@
+"""What this machine gives: measured once, remembered with its hardware."""
