@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ollm_widgets.planning.profile import bandwidth
 from ollm_widgets.planning.devices import Device
+from ollm_widgets.planning.profile import bandwidth
 from ollm_widgets.planning.profile.bandwidth import Bandwidth, bandwidth_of
 
 CPU = Device("cpu", "cpu", "Remembered CPU", 1, 1, False)
