@@ -1,11 +1,17 @@
-"""Records on their way into tensors: several threads read, check and decode at once."""
+"""Records on their way into tensors: several threads read and check at once.
+
+On a processor each thread also decodes what it has read, while that is in its cache. A GPU gets
+the records as they are, and decodes many of them by each of its kernels: to launch a few for
+every record would take longer than to read it.
+"""
 
 from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -19,10 +25,15 @@ from ollm_widgets.kv.persistent.pages import RecordPlan, decode_records, header_
 
 # Keys and values ``[1, heads, tokens, width]`` by layer.
 LayerStates: TypeAlias = Mapping[int, tuple[torch.Tensor, torch.Tensor]]
+WantedRecord: TypeAlias = tuple[StoredBlock, Part]
 
-# What is read and decoded at once: large for the disk, small for a processor's cache.
-_RUN_BYTES = {"cpu": 8 << 20, "cuda": 64 << 20}
-_MOST_THREADS = 8
+# What is decoded at once: small for a processor's cache, large for a GPU, which takes it twice.
+_RUN_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}
+# What a thread reads at once on its way to a GPU.
+_PIECE_BYTES = 16 << 20
+_MOST_THREADS = 12
+# One run arrives while another is decoded.
+_RUNS_UNDER_WAY = 2
 
 
 class DamagedRecord(Exception):  # noqa: N818  (never leaves this package: the block is forgotten)
@@ -56,14 +67,14 @@ class RecordRun:
         Tokens of the first record that are not wanted.
     """
 
-    records: tuple[tuple[StoredBlock, Part], ...]
+    records: tuple[WantedRecord, ...]
     plan: RecordPlan
     outs: LayerStates
     skip: int = 0
 
 
 def run_records(device: torch.device, plan: RecordPlan) -> int:
-    """How many records to read at once."""
+    """How many records to decode at once."""
     return max(1, _RUN_BYTES.get(device.type, _RUN_BYTES["cpu"]) // plan.size)
 
 
@@ -109,14 +120,15 @@ class RecordReader:
         DamagedRecord
             When a record is not there as it was written: the first one.
         """
-        for device in {keys.device for run in runs for keys, _ in run.outs.values()}:
-            if device.type == "cuda":
-                # The room to be filled may be what a kernel on its way reads from still.
-                torch.cuda.current_stream(device).synchronize()
-        futures = [self._pool.submit(self._fill, run) for run in runs]
+        devices = {keys.device for run in runs for keys, _ in run.outs.values()}
+        futures: list[Future[int]] = []
         try:
-            for future in futures:
-                done(future.result())
+            if devices and all(device.type == "cuda" for device in devices):
+                self._read_to_gpus(runs, devices, futures, done)
+            else:
+                futures += [self._pool.submit(self._fill, run) for run in runs]
+                for future in futures:
+                    done(future.result())
         except BaseException:
             # The tensors belong to the caller again once nobody writes to them.
             self._stop.set()
@@ -125,55 +137,105 @@ class RecordReader:
             wait(futures)
             raise
 
+    # ------------------------------------------------------------------ to a processor
+
     # What was allocated in inference mode can only be written to in it.
     @torch.inference_mode()
     def _fill(self, run: RecordRun) -> int:
         if self._stop.is_set():
             return 0
-        size = run.plan.size
-        devices = {keys.device for keys, _ in run.outs.values()}
-        pinned = any(device.type == "cuda" for device in devices)
-        host = self._host_memory(len(run.records) * size, pinned=pinned).view(-1, size)
-        self._read(run, host)
-        for device in devices:
-            places = tuple(
-                place
-                for place in run.plan.places
-                if run.outs[place.pages.layer][0].device == device
-            )
-            self._decode(host, replace(run, plan=replace(run.plan, places=places)), device)
+        host = self._host_memory(len(run.records) * run.plan.size, pinned=False)
+        data = host.view(-1, run.plan.size)
+        self._read(run.records, run.plan, data)
+        for device in {keys.device for keys, _ in run.outs.values()}:
+            self._decode(data.to(device), run)
         return host.numel()
 
-    def _decode(self, host: torch.Tensor, run: RecordRun, device: torch.device) -> None:
-        """Decode the pages of one device."""
-        if device.type != "cuda":
-            decode_records(host, run.plan, self._codec, run.outs, skip=run.skip)
-            return
-        stream = self._stream(device)
-        with torch.cuda.stream(stream):
-            data = torch.empty_like(host, device=device).copy_(host, non_blocking=True)
-            decode_records(data, run.plan, self._codec, run.outs, skip=run.skip)
-        # The memory here is used for the next run, and nobody else awaits what it gave.
-        stream.synchronize()
+    def _decode(self, data: torch.Tensor, run: RecordRun) -> None:
+        """Decode the pages of one device, that of ``data``, ``uint8 [records, size]``."""
+        outs = run.outs
+        places = tuple(
+            place for place in run.plan.places if outs[place.pages.layer][0].device == data.device
+        )
+        decode_records(data, replace(run.plan, places=places), self._codec, outs, skip=run.skip)
 
-    def _read(self, run: RecordRun, host: torch.Tensor) -> None:
-        wanted = [
-            (part, memoryview(row.numpy()))
-            for (_, part), row in zip(run.records, host, strict=True)
+    # ------------------------------------------------------------------ to GPUs
+
+    @torch.inference_mode()
+    def _read_to_gpus(
+        self,
+        runs: Sequence[RecordRun],
+        devices: set[torch.device],
+        futures: list[Future[int]],
+        done: Callable[[int], None],
+    ) -> None:
+        """Read and decode; `futures` gets whatever is under way."""
+        under_way: deque[tuple[RecordRun, list[torch.Tensor], list[Future[int]]]] = deque()
+        for number, run in enumerate(runs):
+            data, pieces = self._begin(run, devices)
+            futures += pieces
+            under_way.append((run, data, pieces))
+            last = number == len(runs) - 1
+            while under_way and (last or len(under_way) == _RUNS_UNDER_WAY):
+                arriving, data, pieces = under_way.popleft()
+                for piece in pieces:
+                    done(piece.result())
+                for each in data:
+                    self._decode(each, arriving)
+
+    def _begin(
+        self, run: RecordRun, devices: set[torch.device]
+    ) -> tuple[list[torch.Tensor], list[Future[int]]]:
+        """Have the records of a run come to each device, ``uint8 [records, size]``."""
+        shape = (len(run.records), run.plan.size)
+        data = [torch.empty(shape, dtype=torch.uint8, device=device) for device in devices]
+        for device in devices:
+            # This memory may be what a kernel on its way reads from still.
+            torch.cuda.current_stream(device).synchronize()
+        step = max(1, _PIECE_BYTES // run.plan.size)
+        pieces = [slice(first, first + step) for first in range(0, len(run.records), step)]
+        return data, [
+            self._pool.submit(self._bring, run.records[rows], run.plan, [one[rows] for one in data])
+            for rows in pieces
         ]
-        for block, part in run.records:
-            if part.extent.size != run.plan.size:
+
+    @torch.inference_mode()
+    def _bring(
+        self, records: Sequence[WantedRecord], plan: RecordPlan, targets: Sequence[torch.Tensor]
+    ) -> int:
+        if self._stop.is_set():
+            return 0
+        host = self._host_memory(len(records) * plan.size, pinned=True)
+        data = host.view(-1, plan.size)
+        self._read(records, plan, data)
+        streams = [self._stream(target.device) for target in targets]
+        for target, stream in zip(targets, streams, strict=True):
+            with torch.cuda.stream(stream):
+                target.copy_(data, non_blocking=True)
+        # The memory here is used for the next piece, and nobody else awaits what it gave.
+        for stream in streams:
+            stream.synchronize()
+        return host.numel()
+
+    # ------------------------------------------------------------------ reading
+
+    def _read(self, records: Sequence[WantedRecord], plan: RecordPlan, host: torch.Tensor) -> None:
+        wanted = [
+            (part, memoryview(row.numpy())) for (_, part), row in zip(records, host, strict=True)
+        ]
+        for block, part in records:
+            if part.extent.size != plan.size:
                 raise DamagedRecord(block, part)
         try:
             self._archive.read(wanted)
         except KVPageError:
             # Which one it was shows when each is read for itself.
-            for (block, part), each in zip(run.records, wanted, strict=True):
+            for (block, part), each in zip(records, wanted, strict=True):
                 try:
                     self._archive.read([each])
                 except KVPageError as error:
                     raise DamagedRecord(block, part) from error
-        for (block, part), (_, memory) in zip(run.records, wanted, strict=True):
+        for (block, part), (_, memory) in zip(records, wanted, strict=True):
             header = header_of(block.chain.hash, part.name, part.first, self._codec.codec_id)
             if memory[: len(header)] != header:
                 raise DamagedRecord(block, part)

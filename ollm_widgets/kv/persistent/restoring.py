@@ -40,8 +40,9 @@ if TYPE_CHECKING:
 DeviceOf: TypeAlias = Callable[[int], torch.device]
 
 STAGE = "Restore KV cache"
-# Read ahead of a cache that copies what it is given, and so held twice for a moment.
-_COPIED_BYTES = 64 << 20
+# Read ahead of a cache that copies what it is given, and so held twice for a moment: on a GPU
+# enough for all threads that read, in room that the prompt's own pass does not need now.
+_COPIED_BYTES = {"cpu": 64 << 20, "cuda": 768 << 20}
 
 
 def require_empty(cache: Cache) -> None:
@@ -167,7 +168,9 @@ class PrefixReader:
         if not all(grows_in_place(self._cache, pages.layer) for pages in group.layers):
             places = plan_record(group, BLOCK_TOKENS, self._codec).places
             block_bytes = sum(place.shape.raw_bytes for place in places)
-            step = max(1, _COPIED_BYTES // block_bytes) * BLOCK_TOKENS
+            device = self._device_of(group.layers[0].layer)
+            copied_bytes = _COPIED_BYTES.get(device.type, _COPIED_BYTES["cpu"])
+            step = max(1, copied_bytes // block_bytes) * BLOCK_TOKENS
         for start in range(0, tokens, step):
             yield start, min(start + step, tokens)
 

@@ -13,6 +13,8 @@ from torch.backends.cuda import SDPAParams, can_use_flash_attention
 from torch.nn import functional
 from torch.nn.attention.bias import causal_lower_right
 
+from ollm_widgets.weights.prefill.two_parts import attend_in_two_parts, suits_two_parts
+
 # Attributes that a mask answers without being built.
 _ABOUT_IT = frozenset({"shape", "dtype", "device", "ndim", "is_cuda", "requires_grad", "layout"})
 _ASKS = frozenset({"size", "dim", "numel", "is_floating_point", "__len__"})
@@ -96,6 +98,8 @@ def _attend(
     # One row sees every visible key; the query may then hold the heads of a group as its rows.
     bias = None if rows == 1 else causal_lower_right(rows, visible)
     key, value = key[..., :visible, :], value[..., :visible, :]
+    if suits_two_parts(query, key, value, options.get("dropout_p", 0.0)):
+        return attend_in_two_parts(query, key, value, options.get("scale"))
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         parameters = SDPAParams(query, key, value, None, 0.0, False, True)

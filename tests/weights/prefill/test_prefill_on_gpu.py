@@ -14,6 +14,7 @@ from transformers import AutoConfig, DynamicCache, StaticCache
 from ollm_widgets.weights.model.structure import decoder_structure
 from ollm_widgets.weights.prefill.causal_rows import CausalRows
 from ollm_widgets.weights.prefill.chunked import ChunkedPrefill
+from ollm_widgets.weights.prefill.two_parts import attend_in_two_parts, suits_two_parts
 
 pytestmark = [
     pytest.mark.gpu,
@@ -68,6 +69,28 @@ def test_half_precision_attends_by_group_without_copies_or_masks() -> None:
 
     # The output, what it is transposed from, and the log-sum-exp; not 4 x the keys, nor a mask.
     assert torch.cuda.max_memory_allocated() - before < 4 * query.numel() * 2
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("visible", [2048, 4999])
+@torch.inference_mode()
+def test_earlier_keys_and_a_chunks_own_are_attended_to_apart_and_joined(
+    visible: int, groups: int
+) -> None:
+    torch.manual_seed(0)
+    rows = 700
+    query = torch.randn(1, 16, rows, 128, device=GPU, dtype=torch.bfloat16)
+    key, value = torch.randn(2, 1, 16 // groups, visible, 128, device=GPU, dtype=torch.bfloat16)
+    if not suits_two_parts(query, key, value, 0.0):
+        pytest.skip("cuDNN's attention is not ahead on this GPU.")
+
+    found = attend_in_two_parts(query, key, value, 0.1)
+
+    mask = CausalRows.of(rows, visible, visible, GPU).built()
+    states = [one.repeat_interleave(groups, 1).float() for one in (key, value)]
+    with sdpa_kernel(SDPBackend.MATH):
+        expected = scaled_dot_product_attention(query.float(), *states, attn_mask=mask, scale=0.1)
+    assert torch.allclose(found.float(), expected, atol=2e-2)
 
 
 @pytest.mark.parametrize("static", [False, True])
