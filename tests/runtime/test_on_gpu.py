@@ -20,7 +20,7 @@ SHORT = GenerationConfig(max_new_tokens=24)
 
 @pytest.fixture
 def on_gpu(saved_llama: Path) -> Iterator[LoadedRuntime]:
-    with RuntimeLoader().load(RuntimeConfig(saved_llama, device="cuda:0", dtype="float32")) as runtime:
+    with RuntimeLoader().load(RuntimeConfig(saved_llama, dtype="float32")) as runtime:
         yield runtime
 
 
@@ -34,7 +34,7 @@ def test_automatic_placement_takes_the_gpu_while_the_model_fits(on_gpu: LoadedRu
 
 def test_the_tokens_are_those_of_transformers_on_the_same_device(on_gpu: LoadedRuntime) -> None:
     prompt = torch.arange(2, 40).reshape(2, 19)
-    expected = on_gpu.model.generate(prompt.cuda(), do_sample=False, max_new_tokens=24)
+    expected = on_gpu.model.generate(prompt.to(on_gpu.device), do_sample=False, max_new_tokens=24)
     assert torch.equal(on_gpu.generate(prompt, SHORT), expected)
 
 
