@@ -47,7 +47,7 @@ class NativeBackend:
         """
         import torch
 
-        from ollm_widgets.backends.passes import apply_passes
+        from ollm_widgets.backends.passes import apply_passes, confirmed
         from ollm_widgets.weights.engine import WeightEngine
         from ollm_widgets.weights.model.skeleton import build_skeleton
 
@@ -71,6 +71,7 @@ class NativeBackend:
                 if engine.arranged.resident:
                     progress(LoadProgress("Warm up", 0, 0))
                     _warm_up(plan, model, tokenizer, applied.steps)
+                    applied = confirmed(applied)
                     check_cancelled(cancel)
                     progress(LoadProgress("Warm up", 1, 1))
         except BaseException:

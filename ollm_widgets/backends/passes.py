@@ -89,6 +89,22 @@ def apply_passes(plan: RuntimePlan, engine: WeightEngine) -> AppliedPasses:
     return AppliedPasses(tuple(applied), reasons, context.steps)
 
 
+def confirmed(applied: AppliedPasses) -> AppliedPasses:
+    """Take back what warming up has shown not to apply."""
+    steps = applied.steps
+    if steps is None:
+        return applied
+    refused = {}
+    if steps.attention_refusal:
+        refused["attention-replacement"] = _own_attention(steps.attention_refusal)
+    if steps.refusal:
+        why = f"Steps run one operation at a time: {steps.refusal}."
+        refused |= dict.fromkeys(("captured-steps", "attention-replacement"), why)
+    kept = tuple(pass_id for pass_id in applied.pass_ids if pass_id not in refused)
+    taken_back = {name: why for name, why in refused.items() if name in applied.pass_ids}
+    return AppliedPasses(kept, applied.reasons | taken_back, steps)
+
+
 def _layers_in(tier: str, words: str) -> ApplyPass:
     def check(context: PassContext) -> str:
         found = tier in context.engine.placement.tiers
@@ -156,6 +172,17 @@ def _captured(context: PassContext) -> str:
     return ""
 
 
+def _attention(context: PassContext) -> str:
+    if context.steps is None:
+        return "Only captured steps attend by kernels of ours."
+    why = context.steps.attention_obstacle()
+    return _own_attention(why) if why else ""
+
+
+def _own_attention(why: str) -> str:
+    return f"The model's own attention is captured: {why}."
+
+
 def _language_part(context: PassContext) -> str:
     config = context.engine.model.config
     nested = config.get_text_config(decoder=True) is not config
@@ -172,5 +199,6 @@ PASSES: dict[str, ApplyPass] = {
     "layer-major-prefill": _prefill,
     "mlp-chunking": _prefill,
     "captured-steps": _captured,
+    "attention-replacement": _attention,
     "multimodal-shell": _language_part,
 }

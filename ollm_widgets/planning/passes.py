@@ -87,6 +87,8 @@ NATIVE_PASSES: tuple[NativePass, ...] = (
     ),
     NativePass("mlp-chunking", lambda run: run.chunks_prompts),
     NativePass("captured-steps", lambda run: run.streaming.captured_steps),
+    # Only captured steps attend by kernels of our own.
+    NativePass("attention-replacement", lambda run: run.streaming.captured_steps),
     NativePass(
         "multimodal-shell",
         lambda run: True,

@@ -11,13 +11,20 @@ import pytest
 import torch
 
 from ollm_widgets import RuntimeConfig, RuntimeLoader
-from ollm_widgets.backends.passes import PASSES, AppliedPasses, PassContext, apply_passes
+from ollm_widgets.backends.passes import (
+    PASSES,
+    AppliedPasses,
+    PassContext,
+    apply_passes,
+    confirmed,
+)
 from ollm_widgets.errors import OutOfMemory, SpecializationApplicationError
 from ollm_widgets.planning.ids import LayerTier
 from ollm_widgets.planning.parts import StreamingPlan
 from ollm_widgets.planning.passes import native_registry
 from ollm_widgets.planning.plan import RuntimePlan
 from ollm_widgets.weights.engine import WeightEngine
+from ollm_widgets.weights.steps.capture import CapturedSteps
 from tests.models.architectures import Architecture
 from tests.weights.streamed_models import (
     engine_of,
@@ -102,6 +109,7 @@ def applied(
         ("mlp-chunking", {"prefill_chunk_tokens": 7}, True),
         ("mlp-chunking", {"prefill_chunk_tokens": None}, False),
         ("captured-steps", {"captured_steps": True}, False),
+        ("attention-replacement", {"captured_steps": True}, False),
         ("multimodal-shell", {"model_type": "gemma3"}, True),
         ("multimodal-shell", {}, False),
     ],
@@ -140,6 +148,17 @@ def test_two_passes_that_chunk_prompts_chunk_them_once(models: Models, plan: Run
     assert counts[0] == counts[1]
 
 
+def test_what_warming_up_refuses_has_not_applied(models: Models, plan: RuntimePlan) -> None:
+    with applied(models, plan, "cpu-offload") as (_outcome, engine):
+        steps = CapturedSteps(engine.model, torch.device("cpu"))
+        claimed = ("cpu-offload", "captured-steps", "attention-replacement")
+        steps.begin(1, 8)
+        found = confirmed(AppliedPasses(claimed, {}, steps))
+    assert found.pass_ids == ("cpu-offload",)
+    assert set(found.reasons) == {"captured-steps", "attention-replacement"}
+    assert all("CUDA" in reason and reason.endswith(".") for reason in found.reasons.values())
+
+
 def test_a_pass_that_fails_is_named_with_those_before_it(
     models: Models, plan: RuntimePlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,8 +179,8 @@ def test_a_pass_that_fails_is_named_with_those_before_it(
 
 def test_a_pass_that_nobody_knows_fails_by_name(models: Models, plan: RuntimePlan) -> None:
     with (
-        pytest.raises(SpecializationApplicationError, match="attention-replacement"),
-        applied(models, plan, "attention-replacement"),
+        pytest.raises(SpecializationApplicationError, match="no-such-pass"),
+        applied(models, plan, "no-such-pass"),
     ):
         pass
 

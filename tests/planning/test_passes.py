@@ -40,6 +40,7 @@ def test_a_dense_text_model_matches_all_passes_but_those_of_other_models(
         "layer-major-prefill",
         "mlp-chunking",
         "captured-steps",
+        "attention-replacement",
     )
 
 
@@ -129,7 +130,13 @@ def test_only_experts_that_are_surely_stacked_have_a_pass(expert_model: Resolved
                 place_layers(4, 4, 0),
                 StreamingPlan(prefill_chunk_tokens=8192, captured_steps=True),
             ),
-            ("full-residency", "layer-major-prefill", "mlp-chunking", "captured-steps"),
+            (
+                "full-residency",
+                "layer-major-prefill",
+                "mlp-chunking",
+                "captured-steps",
+                "attention-replacement",
+            ),
         ),
         (
             PlannedRun(
@@ -144,6 +151,7 @@ def test_only_experts_that_are_surely_stacked_have_a_pass(expert_model: Resolved
                 "layer-major-prefill",
                 "mlp-chunking",
                 "captured-steps",
+                "attention-replacement",
             ),
         ),
         (

@@ -105,6 +105,10 @@ class CapturedSteps(EagerSteps):
         if not keep and self._replay is None and self.refusal is None:
             self._capture()
 
+    def attention_obstacle(self) -> str:
+        """Why steps will not attend by our kernels, as far as the model tells; else empty."""
+        return why_not(self.model) if self._by_kernel else "its kernels need Triton and CUDA"
+
     def drop(self) -> None:
         """Let go of cache and graph; needed before any address in the model changes."""
         held = self._drop_graph()
@@ -142,7 +146,7 @@ class CapturedSteps(EagerSteps):
 
     def _capture(self) -> None:
         self.attention_refusal = ""
-        why = why_not(self.model) if self._by_kernel else "its kernels need Triton and CUDA"
+        why = self.attention_obstacle()
         for self._ours in (True, False):
             if self._ours and why:
                 self.attention_refusal = why
