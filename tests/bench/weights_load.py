@@ -144,8 +144,8 @@ def table(results: Results, bench: Bench) -> str:
     """All rows that have run."""
     speeds = speeds_of(results)
     made = Table(
-        "", "first load s", "load again s", "in place s", "floor s", "x floor", "faster than transformers",
-        "GPU peak GB", "plan GB", "host growth GB", "goals",
+        "", "first load s", "load again s", "in place s", "floor s", "x floor",
+        "faster than transformers", "GPU peak GB", "plan GB", "host growth GB", "goals",
     )  # fmt: skip
     notes = []
     for row in CONTENDERS[1:]:
