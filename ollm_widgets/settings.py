@@ -8,6 +8,7 @@ from pathlib import Path
 CACHE_DIR_VARIABLE = "OLLM_CACHE_DIR"
 MODELS_DIR_VARIABLE = "OLLM_MODELS_DIR"
 KV_LIMIT_VARIABLE = "OLLM_KV_LIMIT"
+OBSERVE_VARIABLE = "OLLM_OBSERVE"
 APPLICATION = "ollm-widgets"
 
 
@@ -38,6 +39,15 @@ def kv_limit() -> str:
     ``OLLM_KV_LIMIT``, bytes or a size such as ``"20GiB"``.
     """
     return os.environ.get(KV_LIMIT_VARIABLE, "").strip()
+
+
+def observes() -> bool:
+    """Whether measured speeds are remembered, and correct the predictions of later plans.
+
+    They are, unless ``OLLM_OBSERVE`` is ``0``, ``off``, ``no`` or ``false``.
+    """
+    said = os.environ.get(OBSERVE_VARIABLE, "").strip().lower()
+    return said not in ("0", "off", "no", "false")
 
 
 def _folder_from(variable: str) -> Path | None:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 # Nothing in the suite may reach a model hub, whatever a library would like to look up.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# What one test measures must not change the figures that another plans with.
+os.environ.setdefault("OLLM_OBSERVE", "0")
 
 
 @pytest.fixture(scope="session")

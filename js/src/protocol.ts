@@ -19,6 +19,10 @@ export type AnyCommand =
   | Remove
   | Choose
   | Edit
+  | Place
+  | Preset
+  | Undo
+  | Redo
   | Load
   | Cancel
   | Unload
@@ -108,6 +112,15 @@ export interface PlanView {
   figures: Figure[];
   notes: string[];
   code: string;
+  planning: boolean;
+  layers: LayersView | null;
+  times: TimeView[];
+  correction: string;
+  presets: PresetView[];
+  can_undo: boolean;
+  can_redo: boolean;
+  changes: Change[];
+  story: string;
 }
 /**
  * One editable field of the plan.
@@ -115,13 +128,14 @@ export interface PlanView {
 export interface Field {
   name: string;
   label: string;
-  kind: "choice" | "count";
+  kind: "choice" | "count" | "size";
   value: string;
   automatic: string;
   help: string;
   choices: Choice[];
   disabled: string;
   error: string;
+  rare: boolean;
 }
 /**
  * One option of a select field.
@@ -141,15 +155,28 @@ export interface MemoryBar {
   capacity_bytes: number;
   segments: Segment[];
   text: string;
+  device: string;
+  limit_bytes: number;
+  limit_label: string;
+  missing_bytes: number;
 }
 /**
  * A stretch of a memory bar.
  */
 export interface Segment {
-  kind: "activations" | "embeddings" | "kv" | "layers" | "staging" | "used";
+  kind:
+    | "activations"
+    | "embeddings"
+    | "expert-cache"
+    | "experts"
+    | "kv"
+    | "layers"
+    | "ring"
+    | "staging"
+    | "used";
   label: string;
   size_bytes: number;
-  parts: number;
+  help: string;
 }
 /**
  * A predicted or measured number with its unit.
@@ -158,6 +185,67 @@ export interface Figure {
   value: string;
   unit: string;
   explanation: string;
+}
+/**
+ * Where the decoder layers are, and how far a person may move them.
+ */
+export interface LayersView {
+  runs: LayerRun[];
+  total: number;
+  gpu_layers: number;
+  ram_layers: number;
+  has_gpu: boolean;
+  chosen_gpu: string;
+  chosen_ram: string;
+  disabled: string;
+}
+/**
+ * Neighbouring decoder layers in one tier that take the same bytes.
+ */
+export interface LayerRun {
+  place: "disk" | "gpu" | "ram";
+  first: number;
+  count: number;
+  weights_bytes: number;
+  experts_bytes: number;
+  kv_bytes: number;
+  device: string;
+}
+/**
+ * What a time is made of.
+ */
+export interface TimeView {
+  title: string;
+  parts: TimePart[];
+  note: string;
+}
+/**
+ * One thing that takes time, beside the others or after them.
+ */
+export interface TimePart {
+  label: string;
+  seconds: number;
+  text: string;
+  explanation: string;
+}
+/**
+ * A set of choices that goes by a name.
+ */
+export interface PresetView {
+  id: string;
+  title: string;
+  help: string;
+  active: boolean;
+  disabled: string;
+}
+/**
+ * What the last edit changed in the plan.
+ */
+export interface Change {
+  term: string;
+  before: string;
+  after: string;
+  why: string;
 }
 /**
  * Region `Loading`.
@@ -468,18 +556,61 @@ export interface EditBody {
   field:
     | "backend"
     | "context_tokens"
+    | "cpu_memory_budget"
+    | "dense_projection_chunk_rows"
+    | "device"
+    | "dtype"
+    | "gpu_memory_budget"
+    | "kv_cache_codec"
     | "kv_cache_lifecycle"
+    | "kv_cache_memory_budget"
+    | "kv_cache_sink_tokens"
     | "kv_cache_strategy"
     | "kv_cache_window_tokens"
     | "offload_cpu_layers"
-    | "offload_gpu_layers";
+    | "offload_cpu_policy"
+    | "offload_gpu_layers"
+    | "strategy_selector_profile"
+    | "use_specialization";
   value: string;
 }
 /**
- * Load the chosen model by the current plan; also the retry after a failure.
+ * Move layers between the tiers of memory.
  */
-export interface Load {
-  name: "load";
+export interface Place {
+  name: "place";
+  body: PlaceBody;
+  v: number;
+  id: string;
+}
+/**
+ * How many layers stay on the GPU and in RAM.
+ */
+export interface PlaceBody {
+  gpu_layers: string;
+  ram_layers: string;
+  settled: boolean;
+}
+/**
+ * Choose a whole set of values.
+ */
+export interface Preset {
+  name: "preset";
+  body: PresetBody;
+  v: number;
+  id: string;
+}
+/**
+ * A set of choices by its name.
+ */
+export interface PresetBody {
+  preset: "fastest" | "least-gpu-memory" | "longest-context" | "small-machine";
+}
+/**
+ * Take the last edit of the plan back.
+ */
+export interface Undo {
+  name: "undo";
   body?: Nothing3;
   v: number;
   id: string;
@@ -489,10 +620,10 @@ export interface Load {
  */
 export interface Nothing3 {}
 /**
- * Cancel the load that runs.
+ * Do again what was taken back.
  */
-export interface Cancel {
-  name: "cancel";
+export interface Redo {
+  name: "redo";
   body?: Nothing4;
   v: number;
   id: string;
@@ -501,6 +632,32 @@ export interface Cancel {
  * The body of a command without arguments.
  */
 export interface Nothing4 {}
+/**
+ * Load the chosen model by the current plan; also the retry after a failure.
+ */
+export interface Load {
+  name: "load";
+  body?: Nothing5;
+  v: number;
+  id: string;
+}
+/**
+ * The body of a command without arguments.
+ */
+export interface Nothing5 {}
+/**
+ * Cancel the load that runs.
+ */
+export interface Cancel {
+  name: "cancel";
+  body?: Nothing6;
+  v: number;
+  id: string;
+}
+/**
+ * The body of a command without arguments.
+ */
+export interface Nothing6 {}
 /**
  * Give a runtime's memory back.
  */
@@ -561,14 +718,14 @@ export interface SendBody {
  */
 export interface Stop {
   name: "stop";
-  body?: Nothing5;
+  body?: Nothing7;
   v: number;
   id: string;
 }
 /**
  * The body of a command without arguments.
  */
-export interface Nothing5 {}
+export interface Nothing7 {}
 /**
  * Answer the question before this model turn once more.
  */
@@ -605,14 +762,14 @@ export interface EditTurnBody {
  */
 export interface Clear {
   name: "clear";
-  body?: Nothing6;
+  body?: Nothing8;
   v: number;
   id: string;
 }
 /**
  * The body of a command without arguments.
  */
-export interface Nothing6 {}
+export interface Nothing8 {}
 
 export const PROTOCOL_VERSION = 1;
 
@@ -673,6 +830,15 @@ export const SHAPES: Record<string, unknown> = {
       title: { type: "string" },
       support: { $ref: "Chip" },
       rows: { type: "array", items: { $ref: "Row" } },
+    },
+  },
+  Change: {
+    type: "object",
+    properties: {
+      term: { type: "string" },
+      before: { type: "string" },
+      after: { type: "string" },
+      why: { type: "string", default: "" },
     },
   },
   ChatDeltaEvent: {
@@ -737,13 +903,14 @@ export const SHAPES: Record<string, unknown> = {
     properties: {
       name: { type: "string" },
       label: { type: "string" },
-      kind: { enum: ["choice", "count"] },
+      kind: { enum: ["choice", "count", "size"] },
       value: { type: "string" },
       automatic: { type: "string" },
       help: { type: "string" },
       choices: { type: "array", items: { $ref: "Choice" }, default: [] },
       disabled: { type: "string", default: "" },
       error: { type: "string", default: "" },
+      rare: { type: "boolean", default: false },
     },
   },
   Figure: {
@@ -782,6 +949,31 @@ export const SHAPES: Record<string, unknown> = {
       size_bytes: { type: "integer" },
     },
   },
+  LayerRun: {
+    type: "object",
+    properties: {
+      place: { enum: ["disk", "gpu", "ram"] },
+      first: { type: "integer" },
+      count: { type: "integer" },
+      weights_bytes: { type: "integer", default: 0 },
+      experts_bytes: { type: "integer", default: 0 },
+      kv_bytes: { type: "integer", default: 0 },
+      device: { type: "string", default: "" },
+    },
+  },
+  LayersView: {
+    type: "object",
+    properties: {
+      runs: { type: "array", items: { $ref: "LayerRun" } },
+      total: { type: "integer" },
+      gpu_layers: { type: "integer" },
+      ram_layers: { type: "integer" },
+      has_gpu: { type: "boolean" },
+      chosen_gpu: { type: "string", default: "" },
+      chosen_ram: { type: "string", default: "" },
+      disabled: { type: "string", default: "" },
+    },
+  },
   LoadingEvent: {
     type: "object",
     properties: {
@@ -811,6 +1003,10 @@ export const SHAPES: Record<string, unknown> = {
       capacity_bytes: { type: "integer" },
       segments: { type: "array", items: { $ref: "Segment" } },
       text: { type: "string" },
+      device: { type: "string", default: "" },
+      limit_bytes: { type: "integer", default: 0 },
+      limit_label: { type: "string", default: "" },
+      missing_bytes: { type: "integer", default: 0 },
     },
   },
   MemoryEvent: {
@@ -886,6 +1082,25 @@ export const SHAPES: Record<string, unknown> = {
       figures: { type: "array", items: { $ref: "Figure" } },
       notes: { type: "array", items: { type: "string" }, default: [] },
       code: { type: "string", default: "" },
+      planning: { type: "boolean", default: false },
+      layers: { anyOf: [{ $ref: "LayersView" }, { type: "null" }], default: null },
+      times: { type: "array", items: { $ref: "TimeView" }, default: [] },
+      correction: { type: "string", default: "" },
+      presets: { type: "array", items: { $ref: "PresetView" }, default: [] },
+      can_undo: { type: "boolean", default: false },
+      can_redo: { type: "boolean", default: false },
+      changes: { type: "array", items: { $ref: "Change" }, default: [] },
+      story: { type: "string", default: "" },
+    },
+  },
+  PresetView: {
+    type: "object",
+    properties: {
+      id: { type: "string" },
+      title: { type: "string" },
+      help: { type: "string" },
+      active: { type: "boolean", default: false },
+      disabled: { type: "string", default: "" },
     },
   },
   Problem: {
@@ -919,10 +1134,22 @@ export const SHAPES: Record<string, unknown> = {
   Segment: {
     type: "object",
     properties: {
-      kind: { enum: ["activations", "embeddings", "kv", "layers", "staging", "used"] },
+      kind: {
+        enum: [
+          "activations",
+          "embeddings",
+          "expert-cache",
+          "experts",
+          "kv",
+          "layers",
+          "ring",
+          "staging",
+          "used",
+        ],
+      },
       label: { type: "string" },
       size_bytes: { type: "integer" },
-      parts: { type: "integer", default: 1 },
+      help: { type: "string", default: "" },
     },
   },
   Snapshot: {
@@ -961,6 +1188,23 @@ export const SHAPES: Record<string, unknown> = {
     },
   },
   TextDelta: { type: "object", properties: { turn: { type: "string" }, text: { type: "string" } } },
+  TimePart: {
+    type: "object",
+    properties: {
+      label: { type: "string" },
+      seconds: { type: "number" },
+      text: { type: "string" },
+      explanation: { type: "string", default: "" },
+    },
+  },
+  TimeView: {
+    type: "object",
+    properties: {
+      title: { type: "string" },
+      parts: { type: "array", items: { $ref: "TimePart" } },
+      note: { type: "string", default: "" },
+    },
+  },
   Turn: {
     type: "object",
     properties: {

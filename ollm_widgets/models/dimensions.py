@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ollm_widgets.errors import UnsafeModelError
+from ollm_widgets.models.cached_layers import LATENT_ATTENTION, cached_layers
 from ollm_widgets.models.config_file import JSONObject, read_int, text_config
 from ollm_widgets.models.family_defaults import with_family_defaults
 from ollm_widgets.models.gguf_header import GGUFHeader
@@ -41,9 +42,13 @@ _CONTEXT = (
 )
 # Their feed-forward block is four times as wide as the model unless the config says otherwise.
 _FOURFOLD = ("bloom", "falcon", "gpt2", "gpt_bigcode", "gptj")
-_LATENT_ATTENTION = ("deepseek_v2", "deepseek_v3")
 # No layer of these attends to earlier tokens; a state of fixed size stands in for them.
 _STATE_SPACE = ("falcon_mamba", "mamba", "mamba2", "rwkv", "xlstm")
+
+# Each layer has attention and a state side by side.
+_SIDE_BY_SIDE = ("falcon_h1",)
+# Few layers attend; their configs say which, by period or by number.
+_MOSTLY_STATES = ("bamba", "jamba")
 
 # Every n-th layer sees everything, in families whose configs may leave that to a default.
 _SLIDING_PERIODS = {"gemma2": 2, "gemma3_text": 6, "cohere2": 4}
@@ -77,6 +82,7 @@ def shape_from_config(config: JSONObject, own_output: bool | None = None) -> Mod
     window = read_int(decoder, "sliding_window")
     if decoder.get("use_sliding_window") is False:
         window = None
+    layer_types = _layer_types(decoder, layers)
     return ModelShape(
         layers=layers,
         hidden_size=hidden,
@@ -87,8 +93,9 @@ def shape_from_config(config: JSONObject, own_output: bool | None = None) -> Mod
         vocab_size=read_int(decoder, "vocab_size") or read_int(config, "vocab_size") or 0,
         context_length=read_int(decoder, *_CONTEXT) or 0,
         sliding_window=window or None,
-        layer_types=_layer_types(decoder, layers),
+        layer_types=layer_types,
         tied_embeddings=_tied(config, decoder, own_output),
+        cached=cached_layers(decoder, layer_types, kv_heads, head_dim),
     )
 
 
@@ -96,7 +103,7 @@ def _cached_heads(decoder: JSONObject, hidden: int, heads: int) -> tuple[int, in
     """Key/value heads and their width, as the KV cache holds them."""
     latent = read_int(decoder, "kv_lora_rank")
     rotary = read_int(decoder, "qk_rope_head_dim")
-    if latent and rotary and decoder.get("model_type") in _LATENT_ATTENTION:
+    if latent and rotary and decoder.get("model_type") in LATENT_ATTENTION:
         # Multi-head latent attention caches one latent and one rotary key for all heads
         # (transformers, DeepseekV3Attention); half of both is the width of a key/value pair.
         return 1, (latent + rotary) // 2
@@ -156,17 +163,30 @@ def _layer_types(decoder: JSONObject, layers: int) -> tuple[str, ...] | None:
     types = decoder.get("layer_types")
     if isinstance(types, list) and types and len(types) <= MAX_LAYERS:
         return tuple(str(kind) for kind in types)
-    if decoder.get("model_type") in _STATE_SPACE:
+    family = decoder.get("model_type")
+    if family in _STATE_SPACE:
         return ("linear_attention",) * layers
+    if family in _SIDE_BY_SIDE:
+        return ("hybrid",) * layers
+    if family in _MOSTLY_STATES:
+        return _attention_among_states(decoder, layers)
     period = read_int(decoder, "full_attention_interval")
     other = "linear_attention"
     if period is None and decoder.get("sliding_window"):
-        family = decoder.get("model_type")
         period = read_int(decoder, "sliding_window_pattern") or _SLIDING_PERIODS.get(str(family))
         other = "sliding_attention"
     if period is None or period < 2:
         return None
     return tuple(other if (n + 1) % period else "full_attention" for n in range(layers))
+
+
+def _attention_among_states(decoder: JSONObject, layers: int) -> tuple[str, ...]:
+    stated = decoder.get("attn_layer_indices")
+    attend = set(stated) if isinstance(stated, list) else set()
+    period = read_int(decoder, "attn_layer_period")
+    if period:
+        attend = set(range(read_int(decoder, "attn_layer_offset") or 0, layers, period))
+    return tuple("full_attention" if n in attend else "linear_attention" for n in range(layers))
 
 
 def _tied(config: JSONObject, decoder: JSONObject, own_output: bool | None) -> bool:

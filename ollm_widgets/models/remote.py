@@ -16,6 +16,8 @@ from ollm_widgets.models.hub_faults import host_of
 from ollm_widgets.models.hub_files import HubFiles
 from ollm_widgets.models.inspection import describe
 from ollm_widgets.models.inventory import weight_files
+from ollm_widgets.models.job_control import CancelFlag, raise_if_cancelled
+from ollm_widgets.models.metered_files import MeteredFiles
 from ollm_widgets.models.reference import ModelReference
 from ollm_widgets.models.remote_gguf import examine_remote_gguf
 from ollm_widgets.models.resolved import ResolvedModel
@@ -42,6 +44,9 @@ def inspect_remote(
     reference: ModelReference | str | os.PathLike[str],
     resolver: ModelResolver | None = None,
     endpoint: str | None = None,
+    *,
+    limit_bytes: int | None = None,
+    cancel: CancelFlag | None = None,
 ) -> ResolvedModel:
     """Read what a hub model is, so that it can be planned before it is downloaded.
 
@@ -57,6 +62,10 @@ def inspect_remote(
         ``None`` takes a new one.
     endpoint
         Address of the hub; ``None`` takes the one ``huggingface_hub`` uses.
+    limit_bytes
+        The most bytes of files to ask for; ``None`` for no limit of its own.
+    cancel
+        Looked at before each request.
 
     Returns
     -------
@@ -73,8 +82,12 @@ def inspect_remote(
     GatedModelError
         When its licence must be accepted before its files can be read.
     HubUnavailableError
-        When the hub cannot be asked; at once when ``HF_HUB_OFFLINE`` is set.
+        When the hub cannot be asked; at once when ``HF_HUB_OFFLINE`` is set. And when the
+        files to read are more than `limit_bytes`.
+    Cancelled
+        When `cancel` was set.
     """
+    raise_if_cancelled(cancel, f"Reading {reference}")
     resolver = resolver or ModelResolver()
     known = resolver.resolve(reference)
     repo_id = known.repo_id
@@ -82,7 +95,7 @@ def inspect_remote(
         raise _no_repository(known)
     endpoint = (endpoint or hub_address()).rstrip("/")
     with hub_errors(endpoint, repo_id, known.revision):
-        repository = _ask(repo_id, known.revision, endpoint)
+        repository = _ask(repo_id, known.revision, endpoint, limit_bytes, cancel)
         found = _examine(repository.files)
     found = replace(
         found,
@@ -111,7 +124,13 @@ def _no_repository(known: ResolvedModel) -> UnsupportedModelError:
     )
 
 
-def _ask(repo_id: str, revision: str | None, endpoint: str) -> _Repository:
+def _ask(
+    repo_id: str,
+    revision: str | None,
+    endpoint: str,
+    limit_bytes: int | None,
+    cancel: CancelFlag | None,
+) -> _Repository:
     from huggingface_hub import HfApi
 
     info = HfApi(endpoint=endpoint, library_name="ollm-widgets").model_info(
@@ -125,7 +144,7 @@ def _ask(repo_id: str, revision: str | None, endpoint: str) -> _Repository:
         if not isinstance(size_bytes, int) or size_bytes < 0:
             raise ValueError("the hub's reply gives no size of a file")
         sizes[sibling.rfilename] = size_bytes
-    files = HubFiles(repo_id, info.sha, endpoint, sizes)
+    files = MeteredFiles(repo_id, info.sha, endpoint, sizes, limit_bytes=limit_bytes, cancel=cancel)
     return _Repository(files, info.sha, licence_of(info), bool(info.gated))
 
 

@@ -6,6 +6,23 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class CachedLayer:
+    """What one decoder layer keeps of a sequence.
+
+    Parameters
+    ----------
+    token_elements
+        Elements for each token: keys and values together; 0 where it keeps none.
+    state_elements, float_elements
+        Elements of a state of fixed size, in the dtype of the model and in float32.
+    """
+
+    token_elements: int = 0
+    state_elements: int = 0
+    float_elements: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ModelShape:
     """Dimensions of a decoder, as its config states them.
 
@@ -30,6 +47,9 @@ class ModelShape:
         `sliding_window` is set, else full.
     tied_embeddings
         Whether the output projection is the embedding.
+    cached
+        What each layer keeps of a sequence; empty where all keep keys and values of
+        ``2 * kv_heads * head_dim`` elements a token.
     """
 
     layers: int
@@ -43,6 +63,7 @@ class ModelShape:
     sliding_window: int | None = None
     layer_types: tuple[str, ...] | None = None
     tied_embeddings: bool = False
+    cached: tuple[CachedLayer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

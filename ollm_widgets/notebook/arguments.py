@@ -19,7 +19,7 @@ from ollm_widgets.planning.config import (
     SelectorProfile,
 )
 
-COMMANDS = ("plan", "load", "list", "search", "info", "download", "rm", "unload", "kv")
+COMMANDS = ("plan", "load", "list", "search", "info", "download", "rm", "unload", "kv", "doctor")
 KV_COMMANDS = ("list", "info", "rm")
 
 
@@ -49,6 +49,7 @@ def line_parser() -> argparse.ArgumentParser:
     for command in (plan, load):
         command.add_argument("model", nargs="?", help="alias, hub id, folder or GGUF file")
         _add_config_options(command)
+    plan.add_argument("--why", action="store_true", help="tell it in sentences, with a way to more")
     commands.add_parser("list", help="models of the catalog and on this machine")
     search = commands.add_parser("search", help="models on this machine and on the hub")
     search.add_argument("words", nargs="+", help="words of the name")
@@ -69,6 +70,8 @@ def line_parser() -> argparse.ArgumentParser:
     unload.add_argument("--all", action="store_true", help="every loaded model")
     unload.add_argument("--force", action="store_true", help="stop a running answer first")
     _add_kv_commands(commands.add_parser("kv", help="what prompts have left on disk"))
+    doctor = commands.add_parser("doctor", help="what this machine is, and what to mend")
+    doctor.add_argument("--measure", action="store_true", help="measure its speeds now, in seconds")
     return parser
 
 

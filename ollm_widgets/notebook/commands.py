@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from ollm_widgets.runtime.loaded import LoadedRuntime
     from ollm_widgets.runtime.residency import Lease
     from ollm_widgets.session.session import Session
+
+_STORY_WIDTH = 96
 
 
 class Commands:
@@ -64,6 +67,7 @@ class Commands:
             "rm": self._remove,
             "unload": self._unload,
             "kv": self._kv,
+            "doctor": self._doctor,
         }
         return run[arguments.command](arguments)
 
@@ -73,7 +77,13 @@ class Commands:
         return Workbench(self._session)
 
     def _plan(self, arguments: argparse.Namespace) -> Any:
-        return self._session.manager.loader.plan(config_of(arguments, self._model(arguments)))
+        loader = self._session.manager.loader
+        plan = loader.plan(config_of(arguments, self._model(arguments)))
+        if not arguments.why:
+            return plan
+        for paragraph in loader.explain(plan).splitlines():
+            print(textwrap.fill(paragraph, _STORY_WIDTH))
+        return None
 
     def _load(self, arguments: argparse.Namespace) -> LoadedRuntime | None:
         lease = self._acquire(config_of(arguments, self._model(arguments)))
@@ -175,6 +185,11 @@ class Commands:
                 return None
             case _:
                 return list_kv(folder)
+
+    def _doctor(self, arguments: argparse.Namespace) -> Any:
+        from ollm_widgets.notebook.doctor import examine
+
+        return examine(measure=arguments.measure)
 
     # ------------------------------------------------------------------ %%ollm
 

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
 
 # IPython passes the line as typed; cell magics and line magics are dispatched by their prefix.
 _KEYS = ("%ollm", "%%ollm")
+# Of commands, beside the options of a config.
+_OWN_FLAGS = {"plan": ("--why",), "doctor": ("--measure",)}
 
 
 def add_completion(shell: InteractiveShell) -> None:
@@ -48,8 +50,9 @@ def suggest(line: str) -> list[str]:
     if done[1] == "kv":
         return _kv_words(done[2:], typing)
     if typing.startswith("-"):
-        return [flag(name) for name in CONFIG_OPTIONS] if done[1] in ("plan", "load") else []
-    return [] if done[1] == "list" else _models()
+        names = CONFIG_OPTIONS if done[1] in ("plan", "load") else ()
+        return [*_OWN_FLAGS.get(done[1], ()), *map(flag, names)]
+    return [] if done[1] in ("list", "doctor") else _models()
 
 
 def _kv_words(done: list[str], typing: str) -> list[str]:

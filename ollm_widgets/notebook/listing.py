@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ollm_widgets.planning.verdict import verdict_of
 from ollm_widgets.render.card import Card, Row
 from ollm_widgets.render.renderable import Renderable
 from ollm_widgets.render.units import format_bytes, format_count
@@ -26,10 +27,7 @@ class ModelListing(Renderable):
         return Card(
             title="Models",
             subtitle=f"in memory: {', '.join(self.loaded) or 'none'}",
-            rows=tuple(
-                Row(model.name, model.problem or "ready to load", "neutral")
-                for model in self.models
-            ),
+            rows=tuple(_row(model) for model in self.models),
         )
 
 
@@ -52,6 +50,19 @@ class SearchListing(Renderable):
             subtitle=f"page {page.page}" if page.items else "nothing found",
             rows=tuple(rows),
         )
+
+
+def _row(model: ListedModel) -> Row:
+    """Say whether it runs and how fast, and whether its files must come first."""
+    if model.plan is None:
+        return Row(model.name, f"cannot run: {model.problem}", "no")
+    verdict = verdict_of(model.plan)
+    text = verdict.text
+    if model.plan.needs_files and not verdict.refused:
+        size_bytes = model.plan.resolved_model.capabilities.bytes_on_disk
+        size = f" ({format_bytes(size_bytes)})" if size_bytes else ""
+        text = f"{text}; not downloaded{size}"
+    return Row(model.name, text, "no" if verdict.refused else "neutral")
 
 
 def _facts(model: FoundModel) -> str:

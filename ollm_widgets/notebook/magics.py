@@ -20,7 +20,7 @@ class OllmMagics(Magics):
         """Run language models in this kernel.
 
         %ollm                       open the workbench
-        %ollm plan MODEL            what would run, does it fit, how fast
+        %ollm plan MODEL [--why]    what would run, does it fit, how fast
         %ollm load MODEL            load it; returns the runtime
         %ollm list                  the catalog, and models on this machine
         %ollm search WORDS          models on this machine and on the hub
@@ -29,6 +29,7 @@ class OllmMagics(Magics):
         %ollm rm MODEL              delete its files; asks first
         %ollm unload [MODEL]        give its memory back
         %ollm kv [list|info|rm]     what prompts have left on disk
+        %ollm doctor [--measure]    what this machine is, and what to mend
 
         %%ollm [MODEL] [--into NAME] [--max-new-tokens N] [--temperature T]
         Send the cell to the model and stream its answer.

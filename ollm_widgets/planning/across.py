@@ -16,7 +16,7 @@ from ollm_widgets.planning.dealing import (
 from ollm_widgets.planning.devices import Device
 from ollm_widgets.planning.ids import DType, LayerTier
 from ollm_widgets.planning.parts import LayerPlacement, StreamingPlan
-from ollm_widgets.planning.streaming import Counts, Room, lay_out, well_fed_bytes
+from ollm_widgets.planning.streaming import Counts, LayoutBook, Room, well_fed_bytes
 from ollm_widgets.planning.weights import WeightSizes
 
 _PLENTY_BYTES = 1 << 62
@@ -62,13 +62,16 @@ class _Hand:
     kv_bytes: int
     counts: Counts
 
+    page_cache_bytes: int
+
     def lay_out(
-        self, dtype: DType, host_bytes: int, packing: bool
+        self, dtype: DType, book: LayoutBook, host_bytes: int, packing: bool
     ) -> tuple[LayerPlacement, StreamingPlan]:
         if not self.layers:
             return LayerPlacement(), StreamingPlan()
-        room = Room(max(self.site.room_bytes - self.kv_bytes, 0), host_bytes)
-        return lay_out(self.sizes, dtype, "cuda", room, self.counts, packing=packing, repeats=False)
+        layouts = book.layouts(self.sizes, dtype, self.site.device, packing=packing, repeats=False)
+        room_bytes = max(self.site.room_bytes - self.kv_bytes, 0)
+        return layouts.best(Room(room_bytes, host_bytes, self.page_cache_bytes), self.counts)
 
     def host_bytes(self, placement: LayerPlacement, streaming: StreamingPlan) -> int:
         each = self.sizes.host_layer_bytes(packed=streaming.packed)
@@ -81,8 +84,10 @@ def lay_out_across(
     kv_layer_bytes: Sequence[int],
     dtype: DType,
     sites: Sequence[Site],
+    book: LayoutBook,
     *,
     host_bytes: int,
+    page_cache_bytes: int,
     counts: Counts,
 ) -> tuple[LayerPlacement, StreamingPlan, tuple[DeviceShare, ...]]:
     """Place the layers on several accelerators, and plan the buffers of each.
@@ -96,8 +101,10 @@ def lay_out_across(
         The KV cache of each layer.
     sites
         The accelerators; a pass begins on the first.
-    host_bytes
-        Of host memory, for all of them.
+    book
+        Finds the placement of each one's layers.
+    host_bytes, page_cache_bytes
+        Of host memory, for all of them; see `Room`.
     counts
         Over all of them.
 
@@ -107,11 +114,11 @@ def lay_out_across(
         The plan is one for all: a device takes no more than it says. The shares say what each
         takes; a device without layers has none, except the first.
     """
-    hands = _hands(sizes, kv_layer_bytes, dtype, sites, counts)
-    laid = _laid_out(hands, dtype, host_bytes, packing=True)
+    hands = _hands(sizes, kv_layer_bytes, dtype, sites, counts, page_cache_bytes=page_cache_bytes)
+    laid = _laid_out(hands, dtype, book, host_bytes, packing=True)
     holding = {streaming.packed for placement, streaming in laid if placement.host_layers}
     if len(holding) > 1:  # host memory holds all layers packed, or none
-        laid = _laid_out(hands, dtype, host_bytes, packing=False)
+        laid = _laid_out(hands, dtype, book, host_bytes, packing=False)
     return _joined(hands, laid, len(sizes.layer_bytes))
 
 
@@ -121,6 +128,8 @@ def _hands(
     dtype: DType,
     sites: Sequence[Site],
     counts: Counts,
+    *,
+    page_cache_bytes: int,
 ) -> tuple[_Hand, ...]:
     total, asked = len(sizes.layer_bytes), counts.accelerator
     if asked is not None:
@@ -136,6 +145,7 @@ def _hands(
             _part_of(sizes, layers),
             sum(kv_layer_bytes[index] for index in layers),
             Counts(None if asked is None else count, host, counts.policy),
+            page_cache_bytes * len(layers) // total,
         )
         for site, layers, count, host in zip(sites, dealt, kept, hosts, strict=True)
     )
@@ -180,10 +190,10 @@ def _part_of(sizes: WeightSizes, layers: tuple[int, ...]) -> WeightSizes:
 
 
 def _laid_out(
-    hands: Sequence[_Hand], dtype: DType, host_bytes: int, *, packing: bool
+    hands: Sequence[_Hand], dtype: DType, book: LayoutBook, host_bytes: int, *, packing: bool
 ) -> list[tuple[LayerPlacement, StreamingPlan]]:
     """Lay out each hand with its share of host memory: by what it would put there."""
-    free = [hand.lay_out(dtype, _PLENTY_BYTES, packing) for hand in hands]
+    free = [hand.lay_out(dtype, book, _PLENTY_BYTES, packing) for hand in hands]
     wanted = [hand.host_bytes(*each) for hand, each in zip(hands, free, strict=True)]
     on_disk = [placement.disk_layers for placement, _ in free]
     if any(on_disk):  # as asked; what host memory has left is for the buffers between
@@ -195,7 +205,9 @@ def _laid_out(
         rooms = [host_bytes * size // sum(wanted) for size in wanted]
     else:
         return free
-    return [hand.lay_out(dtype, room, packing) for hand, room in zip(hands, rooms, strict=True)]
+    return [
+        hand.lay_out(dtype, book, room, packing) for hand, room in zip(hands, rooms, strict=True)
+    ]
 
 
 def _joined(

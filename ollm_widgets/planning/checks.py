@@ -26,9 +26,20 @@ def check_reference(field: str, value: object) -> None:
 
 def check_folder(field: str, value: object) -> None:
     """Require a path, or None."""
-    if value is None or (isinstance(value, str | Path) and str(value).strip()):
+    if value is None:
         return
-    raise ConfigError(field, f"{value!r} is not a folder.", hint="Write a path, or None for none.")
+    if not isinstance(value, str | Path) or not str(value).strip():
+        raise ConfigError(
+            field, f"{value!r} is not a folder.", hint="Write a path, or None for none."
+        )
+    try:
+        Path(value).expanduser()
+    except RuntimeError:
+        raise ConfigError(
+            field,
+            f"nobody here has the home folder that {str(value)!r} begins with.",
+            hint="Write the whole path, or ~/ for your own.",
+        ) from None
 
 
 def check_device(field: str, value: object) -> None:

@@ -1,9 +1,9 @@
-"""What a person asks for: how to run a model, and how to answer."""
+"""What a person asks for: how to run a model."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,9 @@ from ollm_widgets.planning.checks import (
     check_device,
     check_flag,
     check_folder,
-    check_number,
     check_reference,
-    check_texts,
 )
+from ollm_widgets.planning.generation import GenerationConfig
 from ollm_widgets.planning.ids import (
     BackendId,
     DTypeChoice,
@@ -30,6 +29,7 @@ from ollm_widgets.planning.ids import (
     OffloadPolicy,
     SelectorProfile,
 )
+from ollm_widgets.planning.plain import named_fields, plain
 from ollm_widgets.render.units import parse_bytes
 
 __all__ = [
@@ -138,6 +138,29 @@ class RuntimeConfig:
     def __post_init__(self) -> None:
         if isinstance(self.model_reference, os.PathLike):
             self.model_reference = f"path:{os.fspath(self.model_reference)}"
+        for name in _PATHS:
+            # One spelling of a folder, so that what was written as text is equal when read back.
+            if isinstance(folder := getattr(self, name), str) and folder.strip():
+                setattr(self, name, Path(folder))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RuntimeConfig:
+        """Build the config that `as_dict` gave, or that somebody wrote as JSON; it is checked.
+
+        Raises
+        ------
+        ConfigError
+            For a name that is no field, and for a value that cannot work; it names the field
+            and the fix.
+        """
+        config = cls(**named_fields(cls, values))
+        config.validate()
+        return config
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return every field as a plain value that `json.dumps` takes; paths are texts."""
+        named: dict[str, Any] = plain(self)
+        return named
 
     def validate(self) -> None:
         """Check every field on its own and against the others; no model is looked at.
@@ -242,71 +265,12 @@ class RuntimeConfig:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class GenerationConfig:
-    """How to answer.
-
-    Parameters
-    ----------
-    max_new_tokens
-        The most tokens of an answer.
-    temperature
-        0 always takes the likeliest token; above 0 samples.
-    top_p, top_k, min_p
-        Narrow what is sampled from: a share of the probability mass, a number of tokens (0
-        is off), a share of the likeliest token's probability.
-    repetition_penalty
-        Above 1 makes tokens that have been used less likely.
-    stop
-        Strings that end the answer.
-    seed
-        Makes sampling repeatable.
-    stream
-        Show text as it comes.
-    """
-
-    max_new_tokens: int = 500
-    temperature: float = 0.0
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
-    stop: tuple[str, ...] = ()
-    seed: int | None = None
-    stream: bool = True
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "stop", _as_texts(self.stop))
-
-    def validate(self) -> None:
-        """Check every field.
-
-        Raises
-        ------
-        ConfigError
-            For the first value that cannot work; it names the field and the fix.
-        """
-        check_count("max_new_tokens", self.max_new_tokens, least=1, unit="tokens", optional=False)
-        check_number("temperature", self.temperature, low=0, optional=False)
-        check_number("top_p", self.top_p, low=0, high=1, above_low=True)
-        check_count("top_k", self.top_k, least=0, unit="tokens")
-        check_number("min_p", self.min_p, low=0, high=1)
-        check_number("repetition_penalty", self.repetition_penalty, low=0, above_low=True)
-        check_count("seed", self.seed, least=0, unit="steps")
-        check_flag("stream", self.stream)
-        check_texts("stop", self.stop)
-
-
-def _as_texts(stop: object) -> object:
-    """Accept one string, or a list, which is what people type."""
-    if isinstance(stop, str):
-        return (stop,)
-    return tuple(stop) if isinstance(stop, list) else stop
-
-
 def _settled(name: str, value: Hashable) -> Hashable:
     if value is not None and name in _PATHS:
-        return str(Path(str(value)).expanduser().absolute())
+        try:
+            return str(Path(str(value)).expanduser().absolute())
+        except RuntimeError:
+            return str(value)  # the home of somebody who is not known here
     if name in _BUDGETS and isinstance(value, int | str):
         try:
             return parse_bytes(value)

@@ -27,7 +27,8 @@ from ollm_widgets.planning.memory_map import MemoryMap, TierMemory
 from ollm_widgets.planning.parts import KVPlan, LayerPlacement, StreamingPlan
 from ollm_widgets.planning.passes import PlannedRun
 from ollm_widgets.planning.placement import place_layers
-from ollm_widgets.planning.streaming import WELL_FED_SLOTS, Counts, Room, lay_out, packs
+from ollm_widgets.planning.search.objective import token_seconds
+from ollm_widgets.planning.streaming import Counts, LayoutBook, Room
 from ollm_widgets.planning.traits import BackendTraits
 from ollm_widgets.planning.weights import ITEM_BYTES, WeightSizes, layer_count
 from ollm_widgets.settings import cache_dir
@@ -41,6 +42,8 @@ class Draft:
 
     Parameters
     ----------
+    book
+        Finds placements.
     kv_host_bytes, kv_disk_bytes
         What of the KV cache is beside the device, in the bytes it takes there.
     devices, shares
@@ -56,6 +59,7 @@ class Draft:
     demand: Demand
     footprint: Footprint
     placement: LayerPlacement
+    book: LayoutBook
     streaming: StreamingPlan = field(default_factory=StreamingPlan)
     kv_host_bytes: int = 0
     kv_disk_bytes: int = 0
@@ -80,6 +84,15 @@ class Draft:
     def run(self) -> PlannedRun:
         """What decides which passes apply."""
         return PlannedRun(self.choice.device.kind, self.placement, self.streaming)
+
+    @property
+    def token_s(self) -> float:
+        """Seconds of a token, by which placements are compared; 0 for unknown weights."""
+        if self.footprint.sizes is None:
+            return 0.0
+        from_disk = self.placement.disk_layers > 0
+        speeds = self.book.speeds(self.choice.device, from_disk=from_disk)
+        return token_seconds(self.footprint.sizes, self.run, speeds)
 
     @property
     def kv_spills(self) -> bool:
@@ -146,6 +159,7 @@ class Draft:
                 self.footprint.sizes,
                 self.shares,
                 activations_bytes=self.footprint.activations_bytes,
+                kv_layer_bytes=self.demand.kv_layer_bytes(self.choice.dtype),
                 packed=self.streaming.packed,
                 disk=disk,
             )
@@ -158,6 +172,7 @@ class Draft:
             kv_cache_bytes=self.footprint.kv_bytes,
             kv_host_bytes=self.kv_host_bytes,
             kv_disk_bytes=self.kv_disk_bytes,
+            kv_layer_bytes=self.demand.kv_layer_bytes(self.choice.dtype),
             activations_bytes=self.footprint.activations_bytes,
             streaming=self.streaming,
             disk=disk,
@@ -174,32 +189,26 @@ def placed(draft: Draft) -> Draft:
     at_once = _with_whole_prompts(draft, sizes)
     if at_once is not None:
         return at_once
-    first = _laid_out(draft, sizes)
-    fitting: Draft | None = None
-    shorter: Draft | None = first
-    while shorter is not None:
-        last = shorter
-        if _fits_well(last):
-            return last
-        if fitting is None and _fits_device(last):
-            fitting = last
-        shorter = _in_smaller_chunks(last, sizes)
-    return fitting or last
+    longest = _laid_out(draft, sizes)
+    if not longest.run.streams and _fits_device(longest):
+        return longest
+    # Shorter chunks leave layers more room, so the shortest take the least time; of those that
+    # take no more, the longest are the best.
+    demands = _chunk_lengths(draft)
+    shortest = _in_chunks(draft, demands[-1], sizes) if len(demands) > 1 else longest
+    if not _fits_device(shortest):
+        return shortest
+    least_s = shortest.token_s
+    for demand in demands[:-1]:
+        tried = longest if demand is draft.demand else _in_chunks(draft, demand, sizes)
+        if _fits_device(tried) and tried.token_s <= least_s:
+            return tried
+    return shortest
 
 
 def _fits_device(draft: Draft) -> bool:
     own = "ram" if draft.choice.device.kind == "cpu" else "gpu"
     return all(tier.fits for tier in draft.memory().tiers if tier.place == own)
-
-
-def _fits_well(draft: Draft) -> bool:
-    """Whether the layers fit, those that stream through as many buffers as do some good."""
-    streaming, placement = draft.streaming, draft.placement
-    if draft.choice.device.kind == "cpu" or streaming.expert_streaming or not draft.run.streams:
-        return _fits_device(draft)
-    few = min(WELL_FED_SLOTS, max(len(passing) for passing in draft.passing))
-    gains = packs(draft.choice.dtype, draft.choice.device.kind) and placement.host_layers > few
-    return streaming.device_slots >= few and (streaming.packed or not gains) and _fits_device(draft)
 
 
 def _with_whole_prompts(draft: Draft, sizes: WeightSizes) -> Draft | None:
@@ -209,18 +218,22 @@ def _with_whole_prompts(draft: Draft, sizes: WeightSizes) -> Draft | None:
     if kind == "cpu" or demand.chunk_was_asked or rows is None or rows >= demand.context_tokens:
         return None
     demand = replace(demand, chunk_tokens=demand.context_tokens)
-    footprint = demand.footprint(dtype, kind)
-    whole = _laid_out(replace(draft, demand=demand, footprint=footprint), sizes)
+    whole = _in_chunks(draft, demand, sizes)
     return whole if not whole.run.streams and _fits_device(whole) else None
 
 
-def _in_smaller_chunks(draft: Draft, sizes: WeightSizes) -> Draft | None:
-    kind = draft.choice.device.kind
-    smaller = draft.demand.in_smaller_chunks(draft.choice.dtype, kind)
-    if smaller is None:
-        return None
-    footprint = smaller.footprint(draft.choice.dtype, kind)
-    return _laid_out(replace(draft, demand=smaller, footprint=footprint), sizes)
+def _chunk_lengths(draft: Draft) -> list[Demand]:
+    """The demand with prompts in chunks of each length that may be taken, the longest first."""
+    dtype, kind = draft.choice.dtype, draft.choice.device.kind
+    demands = [draft.demand]
+    while (shorter := demands[-1].in_smaller_chunks(dtype, kind)) is not None:
+        demands.append(shorter)
+    return demands
+
+
+def _in_chunks(draft: Draft, demand: Demand, sizes: WeightSizes) -> Draft:
+    footprint = demand.footprint(draft.choice.dtype, draft.choice.device.kind)
+    return _laid_out(replace(draft, demand=demand, footprint=footprint), sizes)
 
 
 def _laid_out(draft: Draft, sizes: WeightSizes) -> Draft:
@@ -233,14 +246,19 @@ def _laid_out(draft: Draft, sizes: WeightSizes) -> Draft:
             _kv_of_each(draft, sizes),
             draft.choice.dtype,
             _sites(draft),
+            draft.book,
             host_bytes=host_bytes,
+            page_cache_bytes=draft.machine.ram_free_bytes,
             counts=counts,
         )
         draft = replace(draft, shares=shares)
     else:
         room_bytes = device_available_bytes(device, config) - draft.footprint.beside_bytes
-        room = Room(max(room_bytes, 0), host_bytes)
-        placement, streaming = lay_out(sizes, draft.choice.dtype, device.kind, room, counts)
+        beside_bytes = draft.footprint.beside_bytes if device.kind == "cpu" else 0
+        room = Room(max(room_bytes, 0), host_bytes, draft.machine.ram_free_bytes - beside_bytes)
+        placement, streaming = draft.book.layouts(sizes, draft.choice.dtype, device).best(
+            room, counts
+        )
     draft = replace(draft, placement=placement, streaming=streaming)
     ram = draft.memory().tier("ram")
     left_bytes = draft.machine.ram_free_bytes - (ram.needed_bytes if ram is not None else 0)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from ollm_widgets.models.resolved import ResolvedModel
 from ollm_widgets.planning.activations import (
     LEAST_CHUNK_TOKENS,
-    activation_bytes,
     prefill_chunk_tokens,
     streamed_activation_bytes,
+    whole_activation_bytes,
 )
 from ollm_widgets.planning.ids import DeviceKind, DType
 from ollm_widgets.planning.memory import kv_bytes, kv_layer_bytes
@@ -73,6 +73,8 @@ class Demand:
         Whether a person set them.
     kv_budget_bytes
         The most that the KV cache may take on the device; None for all that it needs.
+    every_token
+        Whether sliding layers of the model keep every token too.
     """
 
     resolved: ResolvedModel
@@ -83,6 +85,14 @@ class Demand:
     chunk_tokens: int | None = None
     chunk_was_asked: bool = False
     kv_budget_bytes: int | None = None
+    every_token: bool = False
+
+    def on(self, kind: DeviceKind) -> Demand:
+        """Return the demand as a device of that kind meets it.
+
+        Decode steps that CUDA repeats write to a cache of fixed addresses.
+        """
+        return replace(self, every_token=self.streams and kind == "cuda")
 
     def footprint(
         self, dtype: DType, kind: DeviceKind, context_tokens: int | None = None
@@ -93,14 +103,14 @@ class Demand:
         sizes = weight_sizes(self.resolved, dtype)
         if shape is None:
             return Footprint(sizes, 0, 0)
-        cached = self.kv_total_bytes(dtype, tokens)
+        cached = self.on(kind).kv_total_bytes(dtype, tokens)
         if self.kv_budget_bytes is not None:
             cached = min(cached, self.kv_budget_bytes)
         if self.streams:
             chunk = self.prefill_chunk_tokens(dtype, kind, tokens)
             work = streamed_activation_bytes(self.resolved, dtype, tokens, chunk, kind)
         else:
-            work = activation_bytes(shape, dtype, tokens)
+            work = whole_activation_bytes(self.resolved, dtype, tokens, kind)
         return Footprint(sizes, cached, work)
 
     def kv_total_bytes(self, dtype: DType, context_tokens: int | None = None) -> int:
@@ -109,14 +119,20 @@ class Demand:
         if shape is None or not self.use_cache:
             return 0
         tokens = self.context_tokens if context_tokens is None else context_tokens
-        return kv_bytes(shape, dtype, tokens, self.window_tokens)
+        return kv_bytes(shape, dtype, tokens, self.window_tokens, every_token=self.every_token)
 
     def kv_layer_bytes(self, dtype: DType) -> tuple[int, ...]:
         """Return the KV cache of each layer at the planned context; empty without one."""
         shape = self.resolved.shape
         if shape is None or not self.use_cache:
             return ()
-        return kv_layer_bytes(shape, dtype, self.context_tokens, self.window_tokens)
+        return kv_layer_bytes(
+            shape,
+            dtype,
+            self.context_tokens,
+            self.window_tokens,
+            every_token=self.every_token,
+        )
 
     def prefill_chunk_tokens(
         self, dtype: DType, kind: DeviceKind, context_tokens: int | None = None

@@ -25,10 +25,7 @@ def place_layers(
         last, so that the accelerator starts at once on layers it holds, and other counts move
         few layers.
     """
-    start = {
-        "prefix": 0,
-        "middle-band": (layers - host_layers) // 2,
-    }.get(policy, layers - host_layers)
+    start = first_of_host(layers, host_layers, policy)
     left = accelerator_layers
     tiers: list[LayerTier] = []
     for index in range(layers):
@@ -40,6 +37,15 @@ def place_layers(
         else:
             tiers.append("disk")
     return LayerPlacement(tuple(tiers))
+
+
+def first_of_host(layers: int, host_layers: int, policy: OffloadPolicy) -> int:
+    """Return the first of the layers in host memory."""
+    if policy == "prefix":
+        return 0
+    if policy == "middle-band":
+        return (layers - host_layers) // 2
+    return layers - host_layers
 
 
 def count_obstacle(config: RuntimeConfig, layers: int) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from ollm_widgets.models.capabilities import CapabilityProfile, Reason, SupportLevel
 from ollm_widgets.models.catalog import GenericModelKind
 from ollm_widgets.models.resolved import ResolvedModel
+from ollm_widgets.planning.advice import Replan, best_change
 from ollm_widgets.planning.code import config_to_code
 from ollm_widgets.planning.config import RuntimeConfig
+from ollm_widgets.planning.difference import PlanDifference, difference
 from ollm_widgets.planning.ids import BackendId, DType, SpecializationState
 from ollm_widgets.planning.memory_map import MemoryMap, TierMemory
 from ollm_widgets.planning.parts import (
@@ -19,8 +21,10 @@ from ollm_widgets.planning.parts import (
     StreamingPlan,
     listed,
 )
+from ollm_widgets.planning.plain import plain
 from ollm_widgets.planning.profile.bandwidth import Bandwidth
 from ollm_widgets.planning.speed.predicted import SpeedPrediction
+from ollm_widgets.planning.story import story
 from ollm_widgets.render.card import Card, Row, Tone
 from ollm_widgets.render.renderable import Renderable
 from ollm_widgets.render.units import format_memory, format_seconds
@@ -135,13 +139,13 @@ class RuntimePlan(Renderable):
 
     def as_dict(self) -> dict[str, Any]:
         """Return the plan as plain values that `json.dumps` takes."""
-        plain: dict[str, Any] = {
-            item.name: _plain(getattr(self, item.name))
+        document: dict[str, Any] = {
+            item.name: plain(getattr(self, item.name))
             for item in fields(self)
             if item.name != "resolved_model"
         }
         resolved = self.resolved_model
-        plain["resolved_model"] = {
+        document["resolved_model"] = {
             "reference": resolved.reference.raw,
             "source_kind": resolved.source_kind,
             "normalized_name": resolved.normalized_name,
@@ -150,11 +154,31 @@ class RuntimePlan(Renderable):
             "revision": resolved.revision,
             "resolution_message": resolved.resolution_message,
         }
-        return plain
+        return document
 
     def to_code(self) -> str:
         """Return the Python that rebuilds the config, without the fields left at default."""
         return config_to_code(self.config)
+
+    def explain(self, replan: Replan | None = None) -> str:
+        """Tell in sentences what runs, where and why, what it takes, how fast, and what is next.
+
+        Of a plan that does not run it says why, and what to do.
+
+        Parameters
+        ----------
+        replan
+            Plans the model anew for another config or with more memory; see
+            `ollm_widgets.planning.advice.replanning`. With it the last paragraph names the one
+            change that would help most, where any would.
+        """
+        paragraphs = story(self)
+        advice = best_change(self, replan) if replan is not None else None
+        return "\n".join((*paragraphs, *((advice.text,) if advice is not None else ())))
+
+    def diff(self, other: RuntimePlan) -> PlanDifference:
+        """Say what is different here than in `other`, which counts as the plan before."""
+        return difference(other, self)
 
     def headline(self) -> str:
         """Say in a few words what would run: ``"Runs with transformers-generic on cpu"``."""
@@ -213,11 +237,3 @@ class RuntimePlan(Renderable):
         if self.fallback_reason:
             rows.append(Row("Fallback", self.fallback_reason, "warn"))
         return tuple(rows)
-
-
-def _plain(value: object) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value

@@ -18,11 +18,15 @@ from ollm_widgets.planning.passes import native_registry, planned_passes
 from ollm_widgets.planning.placement import count_obstacle, offload_obstacle
 from ollm_widgets.planning.plan import RuntimePlan
 from ollm_widgets.planning.profile.bandwidth import Bandwidth, bandwidth_of
+from ollm_widgets.planning.search.words import why_placed
 from ollm_widgets.planning.shortfall import room_obstacles
 from ollm_widgets.planning.specialization import SpecializationRegistry
+from ollm_widgets.planning.speed.disks import beside_disk
+from ollm_widgets.planning.speed.loading import file_room_bytes
 from ollm_widgets.planning.speed.predicted import SpeedPrediction
 from ollm_widgets.planning.speed.prediction import predict_speed
 from ollm_widgets.planning.spread import arranged
+from ollm_widgets.planning.streaming import LayoutBook
 from ollm_widgets.planning.traits import GENERIC_TRAITS, NATIVE_TRAITS, BackendTraits
 from ollm_widgets.planning.weights import layer_count
 from ollm_widgets.planning.wording import details_of, missing_files, why_it_runs
@@ -100,9 +104,28 @@ class BackendSelector:
         backend = choose_backend(resolved, config, machine, self.traits, self.registry)
         demand = demand_of(resolved, config, backend.traits)
         choice = choose_device(config, demand, machine, backend.traits)
+        demand = demand.on(choice.device.kind)
         footprint = demand.footprint(choice.dtype, choice.device.kind)
+        judged = resolved.is_supported() and not choice.obstacle
+
+        def measured(device: Device, from_disk: bool) -> Bandwidth | None:
+            known = self.measure(device) if judged else None
+            if known is None:
+                return None
+            return beside_disk(known, resolved.model_path, streams=from_disk)
+
         return arranged(
-            Draft(resolved, config, machine, backend, choice, demand, footprint, LayerPlacement())
+            Draft(
+                resolved,
+                config,
+                machine,
+                backend,
+                choice,
+                demand,
+                footprint,
+                LayerPlacement(),
+                LayoutBook(measured),
+            )
         )
 
     def _speed(self, draft: Draft, kv: KVPlan) -> SpeedPrediction | None:
@@ -113,15 +136,21 @@ class BackendSelector:
         bandwidth = self.measure(draft.choice.device)
         if bandwidth is None:
             return None
+        folder = draft.resolved.model_path
+        streams = draft.placement.disk_layers > 0
         return predict_speed(
             draft.footprint.sizes,
             draft.resolved.shape,
             draft.choice.dtype,
-            bandwidth,
+            beside_disk(bandwidth, folder, streams=streams),
             context_tokens=kv.context_tokens,
             window_tokens=kv.window_tokens,
             use_cache=draft.config.use_cache,
             run=draft.run,
+            kv=kv,
+            generic=draft.backend.backend_id == "transformers-generic",
+            text_only=draft.resolved.generic_model_kind == "causal-lm",
+            file_room_bytes=file_room_bytes(draft.memory()) if folder is not None else None,
         )
 
 
@@ -178,7 +207,11 @@ def _plan(
         streaming=draft.streaming,
         memory=memory,
         speed=speed,
-        details=(*obstacles[1:], *details_of(draft, kv, speed, obstacles)),
+        details=(
+            *obstacles[1:],
+            *details_of(draft, kv, speed, obstacles),
+            *why_placed(draft),
+        ),
         supports_disk_cache=traits.supports_disk_cache,
         supports_cpu_offload=traits.supports_cpu_offload,
         supports_gpu_offload=traits.supports_gpu_offload,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ollm_widgets.errors import ConfigError
+from ollm_widgets.planning.activations import LEAST_CHUNK_TOKENS
 from ollm_widgets.planning.device_choice import fit_obstacle
 from ollm_widgets.planning.draft import Draft, placed
 from ollm_widgets.planning.footprint import largest
@@ -92,5 +93,7 @@ def _way_out(draft: Draft, tier: TierMemory) -> str:
 def _fits(draft: Draft, tokens: int) -> bool:
     """Whether the layers fit across the same GPUs with another context."""
     demand = replace(draft.demand, context_tokens=tokens)
+    if not demand.chunk_was_asked:
+        demand = replace(demand, chunk_tokens=LEAST_CHUNK_TOKENS)
     footprint = demand.footprint(draft.choice.dtype, draft.choice.device.kind)
     return placed(replace(draft, demand=demand, footprint=footprint)).memory().fits

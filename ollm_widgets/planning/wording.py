@@ -8,7 +8,7 @@ from ollm_widgets.planning.draft import Draft
 from ollm_widgets.planning.memory_map import MemoryMap
 from ollm_widgets.planning.parts import PACKED_SHARE, KVPlan, listed
 from ollm_widgets.planning.speed.predicted import SpeedPrediction
-from ollm_widgets.planning.speed.prediction import unmeasured_wires
+from ollm_widgets.planning.speed.wires import unmeasured_wires
 from ollm_widgets.render.units import format_bytes, format_memory
 
 

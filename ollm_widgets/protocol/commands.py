@@ -34,13 +34,26 @@ class ChooseBody(Body, frozen=True):
 
 EditableField = Literal[
     "backend",
+    "device",
+    "dtype",
     "kv_cache_strategy",
     "kv_cache_window_tokens",
+    "kv_cache_sink_tokens",
+    "kv_cache_codec",
+    "kv_cache_memory_budget",
+    "kv_cache_lifecycle",
+    "strategy_selector_profile",
     "offload_gpu_layers",
     "offload_cpu_layers",
+    "offload_cpu_policy",
+    "gpu_memory_budget",
+    "cpu_memory_budget",
     "context_tokens",
-    "kv_cache_lifecycle",
+    "dense_projection_chunk_rows",
+    "use_specialization",
 ]
+PresetId = Literal["fastest", "least-gpu-memory", "longest-context", "small-machine"]
+Count = Annotated[str, Meta(max_length=16)]  # digits; "" = automatic
 
 
 class EditBody(Body, frozen=True):
@@ -48,6 +61,20 @@ class EditBody(Body, frozen=True):
 
     field: EditableField
     value: Annotated[str, Meta(max_length=64)]  # "" = automatic
+
+
+class PlaceBody(Body, frozen=True):
+    """How many layers stay on the GPU and in RAM."""
+
+    gpu_layers: Count
+    ram_layers: Count
+    settled: bool  # false while a boundary is still being dragged
+
+
+class PresetBody(Body, frozen=True):
+    """A set of choices by its name."""
+
+    preset: PresetId
 
 
 class RuntimeBody(Body, frozen=True):
@@ -131,6 +158,26 @@ class Edit(Command, frozen=True, tag="edit"):
     body: EditBody
 
 
+class Place(Command, frozen=True, tag="place"):
+    """Move layers between the tiers of memory."""
+
+    body: PlaceBody
+
+
+class Preset(Command, frozen=True, tag="preset"):
+    """Choose a whole set of values."""
+
+    body: PresetBody
+
+
+class Undo(BareCommand, frozen=True, tag="undo"):
+    """Take the last edit of the plan back."""
+
+
+class Redo(BareCommand, frozen=True, tag="redo"):
+    """Do again what was taken back."""
+
+
 class Load(BareCommand, frozen=True, tag="load"):
     """Load the chosen model by the current plan; also the retry after a failure."""
 
@@ -191,6 +238,10 @@ AnyCommand = (
     | Remove
     | Choose
     | Edit
+    | Place
+    | Preset
+    | Undo
+    | Redo
     | Load
     | Cancel
     | Unload

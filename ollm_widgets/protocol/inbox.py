@@ -102,6 +102,14 @@ def run_command(command: m.AnyCommand, session: Session) -> str | None:  # noqa:
             return session.choose(body.reference)
         case m.Edit(body=body):
             return session.edit(body.field, body.value)
+        case m.Place(body=body):
+            return session.place(body.gpu_layers, body.ram_layers, settled=body.settled)
+        case m.Preset(body=body):
+            return session.apply_preset(body.preset)
+        case m.Undo():
+            return session.undo()
+        case m.Redo():
+            return session.redo()
         case m.Load():
             return session.load()
         case m.Cancel():

@@ -70,22 +70,36 @@ class Field(View, frozen=True):
 
     name: ShortText  # config field an `edit` command names
     label: str  # accessible name, a contract
-    kind: Literal["choice", "count"]
+    kind: Literal["choice", "count", "size"]
     value: str  # what the person chose; "" = automatic
     automatic: str  # what applies when nothing is chosen, e.g. "auto: resident"
     help: str
     choices: tuple[Choice, ...] = ()
     disabled: str = ""  # the reason, when the field cannot be used
     error: str = ""  # what is wrong with the value, and the fix
+    rare: bool = False  # folded under "More"
+
+
+SegmentKind = Literal[
+    "layers",
+    "experts",
+    "embeddings",
+    "ring",
+    "expert-cache",
+    "staging",
+    "kv",
+    "activations",
+    "used",
+]
 
 
 class Segment(View, frozen=True):
     """A stretch of a memory bar."""
 
-    kind: Literal["layers", "embeddings", "staging", "kv", "activations", "used"]
+    kind: SegmentKind
     label: str
     size_bytes: int
-    parts: int = 1  # e.g. the number of layers, drawn as subdivisions
+    help: str = ""  # what it is, in a sentence
 
 
 class MemoryBar(View, frozen=True):
@@ -95,7 +109,36 @@ class MemoryBar(View, frozen=True):
     label: str
     capacity_bytes: int
     segments: tuple[Segment, ...]
-    text: str  # "0.6 of 20.1 GiB"
+    text: str  # "0.6 GiB of 20.1 GiB free"
+    device: str = ""  # torch name; layers that compute on it are drawn here
+    limit_bytes: int = 0  # from the start of the bar: what the plan must stay below; 0 = none
+    limit_label: str = ""  # "budget 6.0 GiB"
+    missing_bytes: int = 0  # by how much the plan exceeds what it may use
+
+
+class LayerRun(View, frozen=True):
+    """Neighbouring decoder layers in one tier that take the same bytes."""
+
+    place: Place
+    first: int  # index of the first one, from 0
+    count: int
+    weights_bytes: int = 0  # of each, where it is; 0 = not known
+    experts_bytes: int = 0  # the part of them that is experts
+    kv_bytes: int = 0  # of each
+    device: str = ""  # on which it computes
+
+
+class LayersView(View, frozen=True):
+    """Where the decoder layers are, and how far a person may move them."""
+
+    runs: tuple[LayerRun, ...]
+    total: int
+    gpu_layers: int
+    ram_layers: int
+    has_gpu: bool  # a GPU computes, so that there is a boundary between it and RAM
+    chosen_gpu: str = ""  # what the person chose; "" = automatic
+    chosen_ram: str = ""
+    disabled: str = ""  # why no layer can be moved
 
 
 class Figure(View, frozen=True):
@@ -104,6 +147,42 @@ class Figure(View, frozen=True):
     value: str
     unit: str
     explanation: str = ""
+
+
+class TimePart(View, frozen=True):
+    """One thing that takes time, beside the others or after them."""
+
+    label: str
+    seconds: float
+    text: str  # "0.19 s"
+    explanation: str = ""
+
+
+class TimeView(View, frozen=True):
+    """What a time is made of."""
+
+    title: str  # "One token takes 190 ms"
+    parts: tuple[TimePart, ...]
+    note: str = ""  # what bounds it
+
+
+class PresetView(View, frozen=True):
+    """A set of choices that goes by a name."""
+
+    id: ShortText
+    title: str
+    help: str
+    active: bool = False  # what is chosen now is just this
+    disabled: str = ""  # the reason, when it cannot be had
+
+
+class Change(View, frozen=True):
+    """What the last edit changed in the plan."""
+
+    term: str
+    before: str
+    after: str
+    why: str = ""
 
 
 class PlanView(View, frozen=True):
@@ -117,6 +196,15 @@ class PlanView(View, frozen=True):
     figures: tuple[Figure, ...]
     notes: tuple[str, ...] = ()
     code: str = ""  # the Python that rebuilds this config
+    planning: bool = False  # what is drawn is older than the fields
+    layers: LayersView | None = None
+    times: tuple[TimeView, ...] = ()
+    correction: str = ""  # what earlier answers changed in the figures
+    presets: tuple[PresetView, ...] = ()
+    can_undo: bool = False
+    can_redo: bool = False
+    changes: tuple[Change, ...] = ()  # by the last edit
+    story: str = ""  # why the plan is as it is
 
 
 class FileView(View, frozen=True):

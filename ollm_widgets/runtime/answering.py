@@ -22,6 +22,7 @@ from ollm_widgets.runtime.generation import (
 )
 from ollm_widgets.runtime.reuse import PrefixReuse, Start
 from ollm_widgets.runtime.text import IncrementalDecoder, StopScanner
+from ollm_widgets.runtime.truth import MeasuredAnswer
 
 if TYPE_CHECKING:
     import torch
@@ -188,27 +189,35 @@ def _steps_for(loaded: LoadedModel, plan: RuntimePlan, request: Request) -> Capt
 
 
 def answer(
-    loaded: LoadedModel, plan: RuntimePlan, request: Request, emit: Callable[[Delta], None]
+    loaded: LoadedModel,
+    plan: RuntimePlan,
+    request: Request,
+    emit: Callable[[Delta], None],
+    clock: Clock,
 ) -> Delta:
-    """Run a request of batch 1 and emit its text; the last piece has a finish reason.
+    """Run a request of batch 1 and emit its text.
+
+    Parameters
+    ----------
+    clock
+        Started when the request's turn came; it is told of each token.
 
     Returns
     -------
     Delta
-        The last piece.
+        The last piece, with a finish reason; the caller emits it.
     """
     prompt_tokens = request.input_ids.shape[1]
     tokenizer = loaded.tokenizer
     decoder = IncrementalDecoder(lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)))
     scanner = StopScanner(request.generation.stop)
-    clock = Clock()
-    count, last = 0, -1
+    last = -1
 
     def delta(text: str, finish_reason: FinishReason | None = None) -> Delta:
         return Delta(
             text,
             prompt_tokens,
-            count,
+            clock.tokens,
             clock.first_token_s,
             clock.seconds(),
             finish_reason,
@@ -216,9 +225,8 @@ def answer(
         )
 
     def watch(ids: torch.Tensor) -> bool:
-        nonlocal count, last
+        nonlocal last
         last = int(ids[0, -1])
-        count += 1
         clock.token()
         if text := scanner.push(decoder.push([last])):
             emit(delta(text))
@@ -233,6 +241,31 @@ def answer(
         finish_reason = "stop"
     elif request.cancel.is_set():
         finish_reason = "cancelled"
-    last_piece = delta(tail, finish_reason)
-    emit(last_piece)
-    return last_piece
+    return delta(tail, finish_reason)
+
+
+def measured_answer(
+    loaded: LoadedModel, plan: RuntimePlan, request: Request, clock: Clock
+) -> MeasuredAnswer | None:
+    """Return the pace of a finished request; None where the plan predicts no such request.
+
+    It predicts one sequence over the runtime's own cache, in captured steps where it says so.
+    """
+    engine, reuse = loaded.engine, request.reuse
+    alone = request.input_ids.shape[0] == 1 and bool(request.attention_mask.all())
+    if not alone or not clock.tokens or request.cache is not None:
+        return None
+    if engine is not None and engine.tracing:
+        return None
+    if loaded.steps is not None and _steps_for(loaded, plan, request) is None:
+        return None
+    kept = reuse.last.kept_tokens if reuse is not None else 0
+    # Reading a beginning from disk takes time that is not computing.
+    restored = reuse is not None and reuse.last.restored_tokens > 0
+    return MeasuredAnswer(
+        prompt_tokens=request.input_ids.shape[1] - kept,
+        history_tokens=kept,
+        new_tokens=clock.tokens,
+        first_token_s=0.0 if restored else clock.first_token_s,
+        seconds_per_token=clock.seconds_per_token,
+    )

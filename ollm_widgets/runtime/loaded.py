@@ -3,131 +3,53 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ollm_widgets.backends.memory import as_out_of_memory
 from ollm_widgets.errors import ConfigError, RuntimeClosedError
-from ollm_widgets.kv.observation import said
 from ollm_widgets.planning.config import GenerationConfig
 from ollm_widgets.planning.kv_choice import kv_folder
 from ollm_widgets.planning.kv_presets import DEFAULT_CODEC
 from ollm_widgets.planning.parts import listed
-from ollm_widgets.render.card import Card, Row
-from ollm_widgets.render.renderable import Renderable
-from ollm_widgets.render.units import format_memory
-from ollm_widgets.runtime.answering import Request, answer, generate_ids
+from ollm_widgets.runtime.answering import Request, answer, generate_ids, measured_answer
 from ollm_widgets.runtime.comparing import compare_kv
 from ollm_widgets.runtime.completion import Completion, Delta
 from ollm_widgets.runtime.generation import Clock
-from ollm_widgets.runtime.memory import MemoryUse, measure
-from ollm_widgets.runtime.own_caches import OwnCaches
+from ollm_widgets.runtime.held import HeldModel
+from ollm_widgets.runtime.loaded_card import card_of
 from ollm_widgets.runtime.prompt import Prompt, attention_for, encode_prompt, room_for_new_tokens
-from ollm_widgets.runtime.rebalance import moved_placement, require_room
 from ollm_widgets.runtime.reuse import PrefixReuse
-from ollm_widgets.runtime.trace import Trace
 from ollm_widgets.runtime.tuning import Answered
-from ollm_widgets.runtime.worker import Job, ModelWorker
+from ollm_widgets.runtime.worker import Job
 
 if TYPE_CHECKING:
     import torch
-    from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import Cache
 
-    from ollm_widgets.backends.base import Backend, LoadedModel
     from ollm_widgets.kv.budget import KVBudget
     from ollm_widgets.kv.recommending import KVRecommendation
     from ollm_widgets.kv.stats import KVStats
-    from ollm_widgets.models.capabilities import CapabilityProfile
-    from ollm_widgets.models.resolved import ResolvedModel
     from ollm_widgets.planning.config import (
         KVCacheLifecycle,
         KVCodecId,
         KVStrategyId,
-        RuntimeConfig,
     )
-    from ollm_widgets.planning.ids import OffloadPolicy
-    from ollm_widgets.planning.parts import LayerPlacement
     from ollm_widgets.planning.plan import RuntimePlan
+    from ollm_widgets.render.card import Card
     from ollm_widgets.runtime.comparison import ComparisonProgress, KVComparison
 
 
-class LoadedRuntime(Renderable):
+class LoadedRuntime(HeldModel):
     """A loaded model with its plan. Safe to call from several threads: requests queue.
 
     Use it as a context manager, or call `close`.
     """
 
-    def __init__(
-        self,
-        *,
-        resolved_model: ResolvedModel,
-        config: RuntimeConfig,
-        backend: Backend,
-        model_path: Path,
-        plan: RuntimePlan,
-        loaded: LoadedModel,
-    ) -> None:
-        self.resolved_model = resolved_model
-        self.config = config
-        self.backend = backend
-        self.model_path = model_path
-        self.plan = plan
-        self.last_completion: Completion | None = None
-        self._loaded: LoadedModel | None = loaded
-        self._caches = OwnCaches(lambda: self.plan, loaded, model_path, backend.traits)
-        self._running_cache: Cache | None = None
-        self._worker = ModelWorker(resolved_model.display_name)
-
-    # ------------------------------------------------------------------ what it is
-
-    @property
-    def name(self) -> str:
-        """What a person calls it."""
-        return self.resolved_model.display_name
-
-    @property
-    def capabilities(self) -> CapabilityProfile:
-        """What this runtime can do, in agreement with the plan as applied."""
-        return replace(
-            self.plan.capabilities,
-            supports_disk_cache=self.plan.supports_disk_cache,
-            supports_specialization=self.plan.specialization_applied,
-        )
-
-    @property
-    def model(self) -> PreTrainedModel:
-        """The transformers model."""
-        return self._open().model
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The transformers tokenizer."""
-        return self._open().tokenizer
-
-    @property
-    def processor(self) -> Any:
-        """The transformers processor, or None for a model that reads text only."""
-        return self._open().processor
-
-    @property
-    def device(self) -> torch.device:
-        """Where inputs go."""
-        return self._open().device
-
-    @property
-    def closed(self) -> bool:
-        """Whether the model has left memory."""
-        return self._loaded is None
-
-    @property
-    def busy(self) -> bool:
-        """Whether a request runs or waits."""
-        return self._worker.busy
+    last_completion: Completion | None = None
 
     # ------------------------------------------------------------------ running it
 
@@ -179,10 +101,11 @@ class LoadedRuntime(Renderable):
         def work(stop: threading.Event, emit: Callable[[torch.Tensor], None]) -> None:
             with self._cache_for(kv_cache) as (cache, reuse):
                 request = Request(input_ids, mask, generation, new_tokens, stop, cache, reuse)
-                clock = Clock()
-                output = generate_ids(self._open(), self.plan, request, clock.watch)
+                plan, clock = self.plan, Clock()
+                output = generate_ids(self._open(), plan, request, clock.watch)
+                self._compare(request, plan, clock)
                 emit(output)
-                self._tune(request, output.shape[1] - input_ids.shape[1], clock.seconds_per_token)
+                self._learn(request, plan, clock)
 
         (output,) = self._worker.submit(work).items(cancel)
         return output
@@ -217,9 +140,12 @@ class LoadedRuntime(Renderable):
         def work(stop: threading.Event, emit: Callable[[Delta], None]) -> None:
             with self._cache_for(None) as (_cache, reuse):
                 request = Request(input_ids, mask, generation, new_tokens, stop, reuse=reuse)
-                last = answer(self._open(), self.plan, request, emit)
-                pace = 1 / last.tokens_per_s if last.tokens_per_s else 0.0
-                self._tune(request, last.new_tokens, pace)
+                plan, clock = self.plan, Clock()
+                last = answer(self._open(), plan, request, emit, clock)
+                # A card that is drawn when the last piece comes has the figures in it.
+                self._compare(request, plan, clock)
+                emit(last)
+                self._learn(request, plan, clock)
 
         return self._remembering(self._worker.submit(work), cancel)
 
@@ -359,134 +285,6 @@ class LoadedRuntime(Renderable):
         if not self.closed:
             self._on_worker(self._caches.clear)
 
-    # ------------------------------------------------------------------ where its layers are
-
-    def rebalance(
-        self,
-        offload_gpu_layers: int | None = None,
-        offload_cpu_layers: int | None = None,
-        offload_cpu_policy: OffloadPolicy | None = None,
-        cancel: threading.Event | None = None,
-    ) -> LayerPlacement:
-        """Move layers between accelerator, host memory and disk without loading again.
-
-        Waits for its turn behind the requests that run.
-
-        Parameters
-        ----------
-        offload_gpu_layers, offload_cpu_layers
-            Layers that shall stay on the accelerator, and in host memory. None for the host keeps
-            as many in memory as are there; None for the accelerator keeps its count.
-        offload_cpu_policy
-            Which are the host's; None keeps the policy.
-        cancel
-            Set it from another thread to end between two layers; the model works all the same.
-
-        Returns
-        -------
-        LayerPlacement
-            Where the layers are then.
-
-        Raises
-        ------
-        ConfigError
-            If the counts cannot be had, or this backend keeps its layers in one place.
-        OutOfMemory
-            If a tier has too little room; nothing has moved.
-        """
-        engine = self._open().engine
-        if engine is None:
-            raise ConfigError(
-                "rebalance",
-                f"{self.plan.backend_id} keeps the whole model on one device.",
-                hint="Load it with backend='optimized-native' to move layers.",
-            )
-        on_cpu = self.device.type == "cpu"
-        placement = moved_placement(
-            engine.placement,
-            offload_gpu_layers,
-            offload_cpu_layers,
-            offload_cpu_policy or self.config.offload_cpu_policy,
-            on_cpu=on_cpu,
-        )
-        require_room(self.plan, placement, engine.layer_bytes, on_cpu=on_cpu)
-
-        def work(stop: threading.Event, emit: Callable[[LayerPlacement], None]) -> None:
-            emit(engine.rebalance(placement, stop))
-
-        job = self._worker.submit(work)
-        try:
-            (reached,) = job.items(cancel)
-        finally:
-            self._note_placement()
-        return reached
-
-    @contextmanager
-    def trace(self) -> Iterator[Trace]:
-        """Record where the time of each pass goes, layer by layer, while the context is open.
-
-        Steps are not captured meanwhile: a graph shows its layers to nobody.
-
-        Yields
-        ------
-        Trace
-            Its ``passes`` are filled when the context closes.
-
-        Raises
-        ------
-        ConfigError
-            If this backend does not see its layers.
-        """
-        engine = self._open().engine
-        if engine is None:
-            raise ConfigError(
-                "trace",
-                f"{self.plan.backend_id} does not see the layers of its model.",
-                hint="Load it with backend='optimized-native'.",
-            )
-        trace = Trace()
-        self._on_worker(engine.start_trace)
-        try:
-            yield trace
-        finally:
-            self._on_worker(lambda: trace.passes.extend(engine.stop_trace()))
-
-    # ------------------------------------------------------------------ what it holds
-
-    def memory(self) -> MemoryUse:
-        """Measure the bytes of weights and caches, by tier."""
-        if self.closed:
-            return MemoryUse()
-        loaded = self._open()
-        running = () if self._running_cache is None else (self._running_cache,)
-        caches = {id(each): each for each in (*self._caches.all(), *running)}
-        return measure(loaded.model, caches.values(), loaded.engine)
-
-    def close(self) -> None:
-        """Cancel what runs and give the memory back; calling it again does nothing."""
-        self._worker.close()
-        self._caches.clear()
-        loaded, self._loaded = self._loaded, None
-        if loaded is None:
-            return
-        on_accelerator = loaded.device.type == "cuda"
-        if loaded.steps is not None:
-            loaded.steps.close()
-        if loaded.engine is not None:
-            loaded.engine.close()
-        del loaded
-        gc.collect()
-        if on_accelerator:
-            import torch
-
-            torch.cuda.empty_cache()
-
-    def __enter__(self) -> LoadedRuntime:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.close()
-
     def __repr__(self) -> str:
         state = (
             "closed" if self.closed else f"{self.plan.backend_id} on {listed(self.plan.devices)}"
@@ -494,45 +292,10 @@ class LoadedRuntime(Renderable):
         return f"<LoadedRuntime {self.name}: {state}>"
 
     def card(self) -> Card:
-        """What is loaded, how, and what it holds."""
-        use = self.memory()
-        rows = [
-            Row(
-                "Backend",
-                f"{self.plan.backend_id}, {self.plan.dtype} on {listed(self.plan.devices)}",
-            ),
-            Row("Layers", self.plan.placement.summary()),
-            Row("KV cache", f"{self.plan.kv.strategy}: {self.plan.kv.why}"),
-            Row("KV now", self.kv_stats().summary()),
-            Row("Host memory", format_memory(use.host_bytes)),
-        ]
-        if use.accelerator_bytes:
-            rows.append(Row("Accelerator memory", format_memory(use.accelerator_bytes)))
-        if self.last_completion is not None:
-            rows.append(Row("Last answer", f"{self.last_completion.tokens_per_s:.1f} tokens/s"))
-        advised = self.kv_recommendation()
-        if advised is not None:
-            rows.append(Row("Recommended", f"{said(advised.then)}. {advised.why}", "warn"))
-        return Card(
-            title=self.name,
-            badge="closed" if self.closed else "busy" if self.busy else "loaded",
-            tone="neutral" if self.closed else "ok",
-            rows=tuple(rows),
-        )
+        """What is loaded, how, what it holds, and how its plan's figures came true."""
+        return card_of(self)
 
     # ------------------------------------------------------------------ on the worker's thread
-
-    def _open(self) -> LoadedModel:
-        if self._loaded is None:
-            raise RuntimeClosedError(
-                f"{self.name} was closed.", hint="Load the model again to use it."
-            )
-        return self._loaded
-
-    def _on_worker(self, call: Callable[[], None]) -> None:
-        """Run `call` between two requests, and wait for it."""
-        for _ in self._worker.submit(lambda _stop, _emit: call()).items(None):
-            pass
 
     @contextmanager
     def _cache_for(self, given: Cache | None) -> Iterator[tuple[Cache | None, PrefixReuse | None]]:
@@ -550,29 +313,27 @@ class LoadedRuntime(Renderable):
             with contextlib.suppress(RuntimeClosedError):
                 self._worker.submit(lambda _stop, _emit: reuse.save())
 
-    def _tune(self, request: Request, new_tokens: int, seconds_per_token: float) -> None:
-        """Learn from a request, and keep the KV cache in another way from here on if need be."""
+    def _compare(self, request: Request, plan: RuntimePlan, clock: Clock) -> None:
+        """Put the pace of a request beside what was predicted of it."""
+        loaded = self._loaded
+        if loaded is None:
+            return  # closed while the last token was on its way
+        if loaded.engine is not None and loaded.engine.placement != plan.placement:
+            return  # layers had to move while it ran
+        measured = measured_answer(loaded, plan, request, clock)
+        if measured is not None:
+            self._truth.answered(plan, measured)
+
+    def _learn(self, request: Request, plan: RuntimePlan, clock: Clock) -> None:
+        """Remember the pace, and keep the KV cache in another way from here on if need be."""
+        self._truth.remember(plan)
         if request.reuse is None:
             return
         kept = request.reuse.last.kept_tokens
-        answered = Answered(request.input_ids, new_tokens, kept, seconds_per_token)
+        answered = Answered(request.input_ids, clock.tokens, kept, clock.seconds_per_token)
         kv = self._caches.tune(answered, request.reuse)
         if kv is not None:
             self.plan = self.plan.refine(kv=kv)
-
-    def _note_placement(self) -> None:
-        """Say in the plan where the layers are by now, and why."""
-        engine = None if self._loaded is None else self._loaded.engine
-        if engine is None or engine.placement == self.plan.placement:
-            return
-        self.plan = self.plan.refine(placement=engine.placement)
-        self._note(engine.notes)
-
-    def _note(self, notes: Iterable[str]) -> None:
-        """Add to the plan's details what is not said there yet."""
-        news = tuple(note for note in notes if note not in self.plan.details)
-        if news:
-            self.plan = self.plan.refine(details=(*self.plan.details, *news))
 
     def _remembering(self, job: Job[Delta], cancel: threading.Event | None) -> Iterator[Delta]:
         """Pass the pieces on, and keep the finished answer's figures for the card."""

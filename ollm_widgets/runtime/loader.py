@@ -28,14 +28,20 @@ from ollm_widgets.models.materialize import materialize
 from ollm_widgets.models.reference import ModelReference
 from ollm_widgets.models.resolved import ResolvedModel
 from ollm_widgets.models.resolver import ModelResolver
+from ollm_widgets.planning.advice import replanning
 from ollm_widgets.planning.config import RuntimeConfig
 from ollm_widgets.planning.kv_choice import kv_folder
 from ollm_widgets.planning.plan import RuntimePlan
 from ollm_widgets.planning.selector import BackendSelector
 from ollm_widgets.planning.specialization import SpecializationRegistry
+from ollm_widgets.planning.speed.correcting import corrected_plan
+from ollm_widgets.planning.speed.observed import default_store
 from ollm_widgets.runtime.caches import make_cache, open_store
+from ollm_widgets.runtime.load_times import LoadTimes
 from ollm_widgets.runtime.loaded import LoadedRuntime
+from ollm_widgets.runtime.memory import PeakMemory
 from ollm_widgets.runtime.reuse import release
+from ollm_widgets.runtime.truth import RuntimeTruth
 from ollm_widgets.settings import default_models_dir
 
 
@@ -125,7 +131,15 @@ class RuntimeLoader:
             If a field of `config` holds a value that cannot work.
         """
         config.validate()
-        return self.selector.select(self.resolve(config.model_reference, config.models_dir), config)
+        resolved = self.resolve(config.model_reference, config.models_dir)
+        return corrected_plan(self.selector.select(resolved, config))
+
+    def explain(self, plan: RuntimePlan) -> str:
+        """Tell a plan in sentences, with the one change that would help it most.
+
+        That one is found by planning again with other memory and other choices.
+        """
+        return plan.explain(replanning(self.selector, plan.resolved_model))
 
     def inspect_remote(self, reference: ModelReference | str) -> ResolvedModel:
         """Read config and tensor headers of a hub model, no weights.
@@ -194,6 +208,8 @@ class RuntimeLoader:
         models_dir = _models_dir(config.models_dir)
         resolved = self.resolver.resolve(config.model_reference, models_dir)
         path = self._bring(resolved, models_dir, config.force_download, progress, cancel)
+        times = LoadTimes()
+        times.enter("Plan")
         inspected = inspect_materialized_model(
             resolved.reference,
             path,
@@ -202,11 +218,12 @@ class RuntimeLoader:
             resolved.revision,
             resolved.catalog_entry,
         )
-        plan = self.selector.select(inspected, config)
+        plan = corrected_plan(self.selector.select(inspected, config))
         check_cancelled(cancel)
         plan = _with_usable_store(plan, path)
+        peak = PeakMemory(plan.devices if plan.is_executable() else ())
         try:
-            loaded = self._load_by(plan, path, progress, cancel)
+            loaded = self._load_by(plan, path, times.watching(progress), cancel)
             plan = _as_applied(plan, loaded)
         except (SpecializationLoadError, SpecializationApplicationError) as error:
             if not _may_fall_back(config, plan):
@@ -214,16 +231,23 @@ class RuntimeLoader:
             plan = self._fallback_plan(inspected, config, error)
             if not plan.is_executable():
                 raise
-            loaded = self._load_by(plan, path, progress, cancel)
+            times = LoadTimes()
+            loaded = self._load_by(plan, path, times.watching(progress), cancel)
+        times.end()
         plan = _with_working_cache(plan, loaded)
-        return LoadedRuntime(
+        truth = RuntimeTruth(default_store(), peak)
+        runtime = LoadedRuntime(
             resolved_model=inspected,
             config=_effective(config, plan),
             backend=self.backends[str(plan.backend_id)],
             model_path=path,
             plan=plan,
             loaded=loaded,
+            truth=truth,
         )
+        truth.loaded(plan, times.stages(), runtime.memory())
+        truth.remember(plan)
+        return runtime
 
     def _bring(
         self,
@@ -258,7 +282,9 @@ class RuntimeLoader:
     ) -> RuntimePlan:
         """Plan once more without specialization, so that the KV choice is made anew."""
         plan = self.selector.select(resolved, config.copy(use_specialization=False))
-        return plan.refine(specialization_state="fallback", fallback_reason=str(error))
+        return corrected_plan(plan).refine(
+            specialization_state="fallback", fallback_reason=str(error)
+        )
 
 
 def _with_usable_store(plan: RuntimePlan, path: Path) -> RuntimePlan:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -51,6 +51,41 @@ class MemoryUse:
     def host_bytes(self) -> int:
         """Everything in host memory."""
         return self.host_weights_bytes + self.host_staging_bytes + self.host_kv_bytes
+
+
+class PeakMemory:
+    """The most that torch allocates on some GPUs from now on.
+
+    What a process allocates there for other things meanwhile counts too.
+
+    Parameters
+    ----------
+    devices
+        Torch names; those that are no CUDA devices are left out.
+    """
+
+    def __init__(self, devices: Sequence[str]) -> None:
+        self._before = {
+            name: self._figures(name) for name in devices if name.partition(":")[0] == "cuda"
+        }
+
+    def measured_bytes(self) -> int | None:
+        """Return it, of all GPUs together; None without one, or where more was in use before.
+
+        torch keeps one peak a process. Resetting it would take it from whoever else reads it.
+        """
+        total_bytes = 0
+        for name, (allocated_bytes, peak_bytes) in self._before.items():
+            now_bytes = self._figures(name)[1]
+            if now_bytes <= peak_bytes:
+                return None
+            total_bytes += now_bytes - allocated_bytes
+        return total_bytes or None
+
+    def _figures(self, name: str) -> tuple[int, int]:
+        import torch
+
+        return torch.cuda.memory_allocated(name), torch.cuda.max_memory_allocated(name)
 
 
 def measure(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ollm_widgets.errors import OllmError
 from ollm_widgets.models.search import SearchPage, search_models
+from ollm_widgets.session.hub_verdicts import HubVerdicts
 from ollm_widgets.session.lane import Lane
 from ollm_widgets.session.parts import Changed
 from ollm_widgets.session.shelf import ListedModel, list_models, look_up
@@ -52,6 +53,7 @@ class ModelBrowser:
         self._lock = lock
         self._desk = desk
         self._hub = Lane("hub")  # the network is slow, and planning must not wait for it
+        self._verdicts = HubVerdicts(manager.loader, desk, self._know)
         self._changed = changed
 
     @property
@@ -66,8 +68,12 @@ class ModelBrowser:
         return self._desk.submit(self._list)
 
     def search(self, text: str) -> str:
-        """Filter the list, ask the hub, and look up text that names neither."""
+        """Filter the list, ask the hub, and look up text that names neither.
+
+        What the hub lists is read in the background, so that each gets its verdict.
+        """
         with self._lock:
+            self._verdicts.cancel()
             self.query, self.typed = text, None
             self.on_hub, self.more_on_hub, self.problem = (), False, ""
             self._ask_hub(1)
@@ -102,6 +108,7 @@ class ModelBrowser:
     def close(self) -> None:
         """Stop asking the hub."""
         self._hub.cancel()
+        self._verdicts.cancel()
 
     def _ask_hub(self, page: int) -> str | None:
         """Search page `page` of the hub for the query; the caller holds the lock."""
@@ -163,4 +170,14 @@ class ModelBrowser:
                 self.typed = None  # it is no stranger any more
             self.more_on_hub, self.problem = found.has_more, found.hub_problem
             self._hub_page, self.asking_hub = page, False
+            if items:
+                self._verdicts.find_out(items)
+        self._changed("models")
+
+    def _know(self, model: ListedModel) -> None:
+        """Put what was found out of a hub model in its place."""
+        with self._lock:
+            self.on_hub = tuple(
+                model if one.reference == model.reference else one for one in self.on_hub
+            )
         self._changed("models")

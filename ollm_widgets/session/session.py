@@ -19,17 +19,20 @@ from ollm_widgets.models.deletion import Deletion, plan_deletion
 from ollm_widgets.models.hub_cache import is_offline
 from ollm_widgets.models.reference import ModelReference
 from ollm_widgets.planning.config import GenerationConfig, RuntimeConfig
+from ollm_widgets.planning.devices import probe_machine
 from ollm_widgets.runtime.manager import RuntimeManager, default_manager
 from ollm_widgets.runtime.residency import RuntimeEvent
 from ollm_widgets.session.browser import ModelBrowser
 from ollm_widgets.session.conversation import Conversation
-from ollm_widgets.session.edits import parse_edit
+from ollm_widgets.session.editing import Editing
 from ollm_widgets.session.lane import Lane, current_job
 from ollm_widgets.session.loading import Loading
 from ollm_widgets.session.parts import PARTS, Part
+from ollm_widgets.session.presets import preset_changes, preset_of
 
 if TYPE_CHECKING:
     from ollm_widgets.backends.base import LoadProgress
+    from ollm_widgets.planning.devices import Machine
     from ollm_widgets.planning.plan import RuntimePlan
     from ollm_widgets.runtime.loaded import LoadedRuntime
 
@@ -58,18 +61,19 @@ class Session:
     ) -> None:
         self.manager = manager or default_manager()
         self.lock = threading.RLock()
-        self.config: RuntimeConfig | None = None
+        self.editing = Editing()
         self.plan: RuntimePlan | None = None
+        self.plan_before: RuntimePlan | None = None  # as it was before the last edit
         self.plan_problem = ""  # why there is no plan for the config
         self.hub_problem = ""  # why the hub could not say more of the chosen model
-        self.edits: dict[str, str] = {}  # values that could not be applied, by field
-        self.edit_errors: dict[str, str] = {}
+        self.machine: Machine | None = None  # whose devices can be chosen; looked at on the desk
         self.loading = Loading()
         self.runtime_id: str | None = None
         self.conversation = Conversation(self.manager, self.lock, generation, self._changed)
         # Replaced, never changed, so that a manager's event may read it without `lock`.
         self._watchers: tuple[Watcher, ...] = ()
         self._desk = Lane("desk")
+        self._planning: str | None = None  # the job that will plan, while it waits
         self.browser = ModelBrowser(self.manager, self.lock, self._desk, self._changed)
         self._loads = Lane("load")
         self._remote = Lane("remote")  # asks the hub, which planning must not wait for
@@ -89,6 +93,21 @@ class Session:
                 self._watchers = tuple(one for one in self._watchers if one != watcher)
 
         return unwatch
+
+    @property
+    def config(self) -> RuntimeConfig | None:
+        """How to run the chosen model; None until one is chosen."""
+        return self.editing.config
+
+    @property
+    def edits(self) -> dict[str, str]:
+        """Values that could not be applied to the config, by field."""
+        return self.editing.unapplied
+
+    @property
+    def edit_errors(self) -> dict[str, str]:
+        """What is wrong with them, by field."""
+        return self.editing.errors
 
     @property
     def running(self) -> bool:
@@ -132,14 +151,13 @@ class Session:
         """
         ModelReference.parse(reference)
         with self.lock:
-            self.config = RuntimeConfig(reference)
+            self.editing.start(RuntimeConfig(reference))
             self.plan, self.plan_problem, self.hub_problem = None, "", ""
-            self.edits.clear()
-            self.edit_errors.clear()
+            self.plan_before = None
             if not self.loading.active:
                 self.loading = Loading()
         self._changed("models", "plan", "header", "loading", "capabilities")
-        return self._desk.submit(self._plan)
+        return self._replan()
 
     # ------------------------------------------------------------------ plan
 
@@ -153,23 +171,41 @@ class Session:
         ConfigError
             If no model has been chosen.
         """
-        with self.lock:
-            if self.config is None:
-                raise ConfigError(field, "no model is chosen yet.", hint="Pick a model first.")
-            # What could not be applied before may go together with the new value.
-            older = {name: text for name, text in self.edits.items() if name != field}
-            self.edits.clear()
-            self.edit_errors.clear()
-            for name, text in {field: value, **older}.items():
-                try:
-                    config = self.config.copy(**{name: parse_edit(name, text)})
-                    config.validate()
-                except ConfigError as error:
-                    self.edits[name], self.edit_errors[name] = text, str(error)
-                else:
-                    self.config = config
-        self._changed("plan", "loading")
-        return self._desk.submit(self._plan)
+        return self._edit(lambda: self.editing.set(field, value))
+
+    def place(self, gpu_layers: str, ram_layers: str, *, settled: bool) -> str:
+        """Choose how many layers stay on the GPU and in RAM; "" means automatic.
+
+        Parameters
+        ----------
+        settled
+            False while a boundary is being dragged: all of a drag is taken back at once.
+
+        Raises
+        ------
+        ConfigError
+            If no model has been chosen, or a text is no count.
+        """
+        return self._edit(lambda: self.editing.place(gpu_layers, ram_layers, settled=settled))
+
+    def apply_preset(self, preset_id: str) -> str:
+        """Choose a whole set of values, in one step.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such preset, or model and machine rule it out.
+        """
+        preset = preset_of(preset_id)
+        return self._edit(lambda: self.editing.apply(preset_changes(preset, self.plan)))
+
+    def undo(self) -> str:
+        """Take the last edit back; harmless when there is none."""
+        return self._edit(self.editing.undo)
+
+    def redo(self) -> str:
+        """Do again what was taken back; harmless when there is nothing."""
+        return self._edit(self.editing.redo)
 
     # ------------------------------------------------------------------ loading
 
@@ -224,9 +260,8 @@ class Session:
         runtime = self._loaded(runtime_id)
         with self.lock:
             self.runtime_id = runtime_id
-            self.config, self.plan = runtime.config.copy(), runtime.plan
-            self.edits.clear()
-            self.edit_errors.clear()
+            self.editing.start(runtime.config.copy())
+            self.plan, self.plan_before = runtime.plan, None
         self._changed(*PARTS)
 
     def pin(self, runtime_id: str, pinned: bool) -> None:
@@ -285,10 +320,11 @@ class Session:
 
     def _plan(self, _cancel: threading.Event) -> None:
         with self.lock:
-            config = self.config
+            self._planning, config = None, self.config
         if config is None:
             return
         try:
+            self.machine = self.machine or probe_machine()
             plan, problem = self.manager.loader.plan(config), ""
             resident = self.manager.get(config)
         except OllmError as error:
@@ -296,10 +332,13 @@ class Session:
         except Exception as error:  # a person must see it, whatever a library raised
             plan, problem, resident = None, f"{type(error).__name__}: {error}", None
         with self.lock:
-            if self.config is not config:
-                return  # edited again meanwhile; a later task plans that
+            if self.config is None or self.config.model_reference != config.model_reference:
+                return
+            outdated = self.config is not config  # a later task plans what was edited meanwhile
+            if outdated and not self.editing.moves:
+                return
             self.plan, self.plan_problem = plan, problem
-            if resident is not None:
+            if resident is not None and not outdated:
                 self._adopt(resident)
             reference = config.model_reference
             if self.can_download and reference not in self._inspected:
@@ -319,7 +358,7 @@ class Session:
                 return
             self.hub_problem = problem
         self._changed("plan")
-        self._desk.submit(self._plan)
+        self._replan()
 
     def _load(self, config: RuntimeConfig, cancel: threading.Event) -> None:
         try:
@@ -350,7 +389,7 @@ class Session:
             with self.lock:
                 self.browser.problem = str(error)
         self.browser.refresh()
-        self._desk.submit(self._plan)
+        self._replan()
 
     def _unload(self, runtime_id: str) -> None:
         try:
@@ -364,6 +403,24 @@ class Session:
             self._changed("loading")
 
     # ------------------------------------------------------------------ inside
+
+    def _edit(self, change: Callable[[], object]) -> str:
+        """Change the config, and remember the plan that its own will be compared with."""
+        with self.lock:
+            goes_on = self.editing.moves
+            before = self.config
+            change()
+            if not goes_on and self.config is not before:
+                self.plan_before = self.plan
+        self._changed("plan", "loading")
+        return self._replan()
+
+    def _replan(self) -> str:
+        """Plan the config as it is when the desk comes to it: a burst of edits plans it once."""
+        with self.lock:
+            if self._planning is None:
+                self._planning = self._desk.submit(self._plan)
+            return self._planning
 
     def _changed(self, *parts: Part, job: str | None = None) -> None:
         job = job or current_job.get()

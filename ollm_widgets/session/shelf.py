@@ -29,8 +29,8 @@ class ListedModel:
     reference, name
         What to resolve, and what a person calls it.
     plan
-        Its plan with nothing chosen; None for a hub model, until it is chosen, and for what
-        cannot be planned.
+        Its plan with nothing chosen; None for a hub model, until what it is has been read, and
+        for what cannot be planned.
     found
         What the search knows of it; None for a reference that was typed.
     problem

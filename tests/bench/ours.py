@@ -28,7 +28,7 @@ from ollm_widgets.runtime.trace import Trace
 if TYPE_CHECKING:
     import torch
 
-_TOY_BUDGETS = {TINY.name: "520KiB", TINY_MOE.name: "650KiB"}
+_TOY_BUDGETS = {TINY.name: "640KiB", TINY_MOE.name: "800KiB"}
 
 Edit = Callable[[RuntimePlan], RuntimePlan]
 

@@ -3,12 +3,14 @@ from __future__ import annotations
 import json
 import shutil
 import struct
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ollm_widgets.errors import (
+    Cancelled,
     GatedModelError,
     HubUnavailableError,
     ModelReferenceError,
@@ -60,6 +62,30 @@ def test_no_weights_are_fetched(hub: HubServer, tiny_llama: Path, finder: ModelR
     asked = hub.fetched("model.safetensors")
     assert asked
     assert all(request.range == "bytes=0-99999" for request in asked)
+
+
+def test_no_more_is_asked_for_than_was_allowed(
+    hub: HubServer, sharded_llama: Path, finder: ModelResolver
+) -> None:
+    hub.add("org/tiny", sharded_llama)
+    with pytest.raises(HubUnavailableError, match="more than the 100 B that a list reads"):
+        inspect_remote("org/tiny", finder, hub.endpoint, limit_bytes=100)
+    assert hub.fetched() == []
+    assert finder.resolve("org/tiny").weights is None
+    plenty = sum(path.stat().st_size for path in sharded_llama.iterdir())
+    assert inspect_remote("org/tiny", finder, hub.endpoint, limit_bytes=2 * plenty).weights
+
+
+def test_who_no_longer_wants_it_ends_the_reading(
+    hub: HubServer, tiny_llama: Path, finder: ModelResolver
+) -> None:
+    hub.add("org/tiny", tiny_llama)
+    cancel = threading.Event()
+    hub.on_request = lambda _request: cancel.set()
+    with pytest.raises(Cancelled, match="Reading org/tiny was cancelled"):
+        inspect_remote("org/tiny", finder, hub.endpoint, cancel=cancel)
+    assert len(hub.log) == 1
+    assert finder.resolve("org/tiny").weights is None
 
 
 def test_shards_are_read_from_their_headers(

@@ -90,6 +90,14 @@ def test_plan_shows_a_card_and_loads_nothing(kernel: Kernel) -> None:
     assert "not on this machine" in data["text/plain"]
 
 
+def test_plan_with_why_tells_it_in_sentences(kernel: Kernel) -> None:
+    outcome = kernel.run("%ollm plan smollm2-135m --why")
+    assert outcome.status == "ok", outcome.error
+    assert outcome.results == []
+    assert "Where its layers are: 30 layers in RAM." in outcome.printed
+    assert max(map(len, outcome.printed.splitlines())) <= 96
+
+
 def test_load_returns_the_runtime_that_is_in_memory_already(kernel: Kernel) -> None:
     outcome = kernel.run("runtime = %ollm load smollm2-135m --dtype float32")
     assert outcome.status == "ok", outcome.error

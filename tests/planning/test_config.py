@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +13,54 @@ from ollm_widgets.errors import ConfigError
 from ollm_widgets.planning.code import config_to_code
 from ollm_widgets.planning.config import GenerationConfig, RuntimeConfig
 
+_words = st.text(min_size=1, max_size=20).filter(str.strip)
+_paths = _words.filter(lambda text: not text.startswith("~"))
+_folders = st.none() | _paths | _paths.map(Path)
+_budgets = st.none() | st.integers(1, 2**50) | st.sampled_from(["6GiB", "1.5 GB", "512 MiB"])
+
 configs = st.builds(
     RuntimeConfig,
-    model_reference=st.text(min_size=1, max_size=20),
-    models_dir=st.none() | st.sampled_from([Path("here"), "there", 'it\'s "quoted"']),
+    model_reference=_words,
+    models_dir=_folders | st.just('it\'s "quoted"'),
+    adapter_dir=_folders,
+    cache_dir=_folders,
     device=st.sampled_from(["auto", "cpu", "cuda", "cuda:1", "mps"]),
+    dtype=st.sampled_from(["auto", "float32", "bfloat16", "float16"]),
+    backend=st.sampled_from([None, "transformers-generic"]),
+    multimodal=st.booleans(),
+    use_specialization=st.booleans(),
     use_cache=st.booleans(),
     strategy_selector_profile=st.sampled_from(["balanced", "latency", "bounded-window"]),
+    kv_cache_window_tokens=st.none() | st.integers(1, 10**6),
+    kv_cache_sink_tokens=st.integers(0, 100),
+    kv_cache_codec=st.sampled_from([None, "int8", "int4"]),
+    kv_cache_memory_budget=_budgets,
+    dense_projection_chunk_rows=st.none() | st.integers(1, 10**5),
     offload_gpu_layers=st.none() | st.integers(0, 99),
-    cpu_memory_budget=st.none() | st.sampled_from([6 * 1024**3, "6GiB", "8GiB"]),
+    offload_cpu_layers=st.none() | st.integers(0, 99),
+    offload_cpu_policy=st.sampled_from(["auto", "prefix", "suffix", "middle-band"]),
+    gpu_memory_budget=_budgets,
+    cpu_memory_budget=_budgets,
     context_tokens=st.none() | st.integers(1, 10**6),
     force_download=st.booleans(),
+)
+generations = st.builds(
+    GenerationConfig,
+    max_new_tokens=st.integers(1, 10**6),
+    temperature=st.floats(0, 10),
+    top_p=st.none() | st.floats(0.01, 1),
+    top_k=st.none() | st.integers(0, 10**6),
+    min_p=st.none() | st.floats(0, 1),
+    repetition_penalty=st.none() | st.floats(0.01, 10),
+    stop=st.lists(st.text(min_size=1), max_size=3).map(tuple),
+    seed=st.none() | st.integers(0, 2**63),
+    stream=st.booleans(),
+)
+# What a JSON document may hold in any place.
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
 )
 
 
@@ -56,6 +95,7 @@ def test_a_path_object_is_always_a_path() -> None:
         ("offload_cpu_policy", "middle", "middle-band"),
         ("use_cache", "no", "True or False"),
         ("adapter_dir", " ", "path"),
+        ("cache_dir", "~nobody-of-that-name/kv", "whole path"),
         ("kv_cache_window_tokens", 0, "from 1"),
         ("dense_projection_chunk_rows", 2.5, "whole number"),
         ("offload_gpu_layers", -1, "from 0"),
@@ -105,6 +145,84 @@ def test_the_code_rebuilds_an_equal_config(config: RuntimeConfig) -> None:
     assert namespace["config"] == config
 
 
+@given(configs)
+def test_a_config_is_equal_after_json_and_back(config: RuntimeConfig) -> None:
+    document = json.dumps(config.as_dict(), allow_nan=False)
+    back = RuntimeConfig.from_dict(json.loads(document))
+    assert back == config
+    assert back.identity() == config.identity()
+
+
+@given(generations)
+def test_a_generation_config_is_equal_after_json_and_back(generation: GenerationConfig) -> None:
+    document = json.dumps(generation.as_dict(), allow_nan=False)
+    assert GenerationConfig.from_dict(json.loads(document)) == generation
+
+
+def test_a_folder_is_the_same_as_text_and_as_path() -> None:
+    assert RuntimeConfig("x", cache_dir="kv") == RuntimeConfig("x", cache_dir=Path("kv"))
+
+
+@pytest.mark.parametrize(
+    ("values", "field", "fix"),
+    [
+        ({"model_reference": "x", "devise": "cpu"}, "devise", "Did you mean device?"),
+        ({"model_reference": "x", "zzzzzz": 1}, "zzzzzz", "The fields are model_reference"),
+        ({"model_reference": "x", 5: 1}, "5", "The fields are"),
+        ({"device": "cpu"}, "model_reference", "has no default"),
+        ({"model_reference": 5}, "model_reference", "org/name"),
+        ({"model_reference": "x", "context_tokens": "4096"}, "context_tokens", "whole number"),
+        ({"model_reference": "x", "use_cache": 1}, "use_cache", "True or False"),
+        ({"model_reference": "x", "cache_dir": 5}, "cache_dir", "Write a path"),
+        ({"model_reference": "x", "gpu_memory_budget": 1.5}, "gpu_memory_budget", "6GiB"),
+        ({"model_reference": "x", "dtype": ["bfloat16"]}, "dtype", "Use one of"),
+        (["model_reference"], "RuntimeConfig", "Give a dict"),
+    ],
+)
+def test_plain_values_that_cannot_work_name_their_field_and_the_fix(
+    values: Any, field: str, fix: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        RuntimeConfig.from_dict(values)
+    assert caught.value.field == field
+    assert fix in str(caught.value)
+
+
+def test_plain_values_of_a_generation_are_checked_too() -> None:
+    with pytest.raises(ConfigError, match="Did you mean temperature"):
+        GenerationConfig.from_dict({"temprature": 1})
+    with pytest.raises(ConfigError, match="top_k"):
+        GenerationConfig.from_dict({"top_k": "5"})
+    assert GenerationConfig.from_dict({"stop": ["END"]}).stop == ("END",)
+
+
+def refused(kind: Any, values: object) -> str:
+    """Give the field that a refusal names; empty where the values give a config."""
+    try:
+        kind.from_dict(values)
+    except ConfigError as error:
+        return error.field
+    return ""
+
+
+@given(st.dictionaries(st.sampled_from([item.name for item in fields(RuntimeConfig)]), anything))
+def test_any_plain_values_give_a_config_or_say_which_field_is_wrong(values: dict[str, Any]) -> None:
+    field = refused(RuntimeConfig, values)
+    assert field in {"", *(item.name for item in fields(RuntimeConfig))}
+    if not field:
+        config = RuntimeConfig.from_dict(values)
+        assert RuntimeConfig.from_dict(config.as_dict()) == config
+
+
+@given(st.sampled_from([item.name for item in fields(GenerationConfig)]), anything)
+def test_any_value_gives_a_generation_or_its_field_is_refused(name: str, value: object) -> None:
+    field = refused(GenerationConfig, {name: value})
+    assert field in ("", name)
+    if not field:
+        generation = GenerationConfig.from_dict({name: value})
+        assert GenerationConfig.from_dict(generation.as_dict()) == generation
+
+
 def test_the_code_shows_only_what_differs_from_the_defaults() -> None:
     config = RuntimeConfig("smollm2-135m", kv_cache_window_tokens=128, models_dir=Path("m"))
     assert config_to_code(config) == (
@@ -130,6 +248,11 @@ def test_a_copy_is_the_same_runtime_and_another_object(config: RuntimeConfig) ->
 def test_equal_configs_are_the_same_runtime(first: RuntimeConfig, second: RuntimeConfig) -> None:
     if first == second:
         assert first.identity() == second.identity()
+
+
+def test_a_home_that_nobody_has_is_a_runtime_of_its_own() -> None:
+    first, second = (RuntimeConfig("x", cache_dir=f"~nobody-{end}") for end in "ab")
+    assert first.identity() != second.identity()
 
 
 def test_another_spelling_is_the_same_runtime() -> None:

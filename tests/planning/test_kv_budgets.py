@@ -100,7 +100,7 @@ def test_a_budget_too_small_for_two_layers_is_planned_for_them_all_the_same(plan
 def test_a_long_context_that_does_not_fit_goes_to_disk(
     plan: Any, large_model: ResolvedModel, make_machine: Callable[..., Machine]
 ) -> None:
-    made = plan(large_model, make_machine(ram_gib=8), context_tokens=131_072)
+    made = plan(large_model, make_machine(ram_gib=12), context_tokens=131_072)
     assert made.is_executable()
     assert made.memory.tier("disk").kv_bytes > 0
     assert made.memory.fits

@@ -359,7 +359,7 @@ def test_speed_follows_from_the_slowest_wire_where_all_are_known(
     assert from_disk.speed.seconds_per_token == pytest.approx(32 * LAYER / 1.5e9)
     kept = planned(offload_gpu_layers=32)
     assert kept.speed is not None
-    assert kept.speed.seconds_per_token < 0.005
+    assert kept.speed.seconds_per_token < 0.01
 
 
 @given(

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from ollm_widgets.models.resolved import ResolvedModel
+from ollm_widgets.planning.config import RuntimeConfig
+from ollm_widgets.planning.devices import Machine
+from ollm_widgets.planning.plan import Bandwidth, RuntimePlan, SpeedPrediction
+from ollm_widgets.planning.speed.predicted import Correction, LoadStage, SpeedPart
 
 
 def test_a_plan_is_plain_data_for_json(plan: Any) -> None:
@@ -15,6 +19,33 @@ def test_a_plan_is_plain_data_for_json(plan: Any) -> None:
     assert document["memory"]["tiers"][0]["staging_bytes"] == 0
     assert document["streaming"]["device_slots"] == 0
     assert document["resolved_model"]["reference"] == "smollm2-135m"
+
+
+def test_every_part_of_a_plan_is_in_its_document(
+    plan: Any, large_model: ResolvedModel, server: Machine
+) -> None:
+    made = plan(large_model, server, offload_gpu_layers=4, cache_dir="kv")
+    speed = SpeedPrediction(
+        0.1,
+        float("inf"),
+        512,
+        Bandwidth(1e10, 1e11),
+        "So it is.",
+        load=(LoadStage("Build", 0.3),),
+        token_parts=(SpeedPart("the disk", 10, 5.0, 2.0),),
+        correction=Correction(token=1.5, observations=2),
+    )
+    document = made.refine(speed=speed).as_dict()
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+    assert document.keys() == {item.name for item in fields(RuntimePlan)}
+    assert document["speed"]["load"] == [{"stage": "Build", "seconds": 0.3}]
+    assert document["speed"]["token_parts"][0]["name"] == "the disk"
+    assert document["speed"]["correction"]["token"] == 1.5
+    assert document["speed"]["time_to_first_token_s"] is None
+    for tier, drawn in zip(made.memory.tiers, document["memory"]["tiers"], strict=True):
+        assert drawn == {item.name: getattr(tier, item.name) for item in fields(tier)}
+    assert len(document["memory"]["layers"]) == len(made.memory.layers)
+    assert RuntimeConfig.from_dict(document["config"]) == made.config
 
 
 def test_a_plan_gives_the_code_of_its_config(plan: Any) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ollm_widgets.planning.ids import DeviceKind, DType, OffloadPolicy
 from ollm_widgets.planning.parts import LayerPlacement, StreamingPlan, packed_bytes
-from ollm_widgets.planning.streaming import Counts, Room, lay_out, least_layers_bytes
+from ollm_widgets.planning.streaming import Counts, Layouts, Room, least_layers_bytes
 from ollm_widgets.planning.weights import WeightSizes
 
 MIB = 1024**2
@@ -32,6 +32,13 @@ def sizes_of(layers: tuple[int, ...], expert_share: float = 0.0) -> WeightSizes:
         experts=10 if expert_share else 0,
         active_experts=1 if expert_share else 0,
     )
+
+
+def lay_out(
+    sizes: WeightSizes, dtype: DType, kind: DeviceKind, room: Room, counts: Counts
+) -> tuple[LayerPlacement, StreamingPlan]:
+    """Place the layers by nominal speeds."""
+    return Layouts(sizes, dtype, kind, lambda from_disk: None).best(room, counts)
 
 
 def held(
@@ -148,11 +155,11 @@ def test_a_model_that_fits_does_not_stream() -> None:
 @pytest.mark.parametrize(
     ("layers", "device", "slots", "kept"),
     [
-        (32, 20, 4, 16),
+        (32, 20, 3, 17),  # three slots leave room for a layer more, and divide 15
         (28, 9, 4, 4),  # a layer less than fits, so that 24 pass and not 23
         (27, 9, 3, 6),
         (26, 9, 3, 5),
-        (31, 9, 4, 5),  # nothing divides 26
+        (31, 9, 3, 4),  # 26 do not repeat, 27 do
         (32, 3.5, 3, 0),
         (32, 2.9, 2, 0),
     ],

@@ -109,6 +109,10 @@ BODIES = {
     "search": {"text": ANY_TEXT},
     "choose": {"reference": ANY_TEXT},
     "edit": {"field": st.sampled_from(["backend", "context_tokens"]), "value": ANY_TEXT},
+    "place": {"gpu_layers": ANY_TEXT, "ram_layers": ANY_TEXT, "settled": st.booleans()},
+    "preset": {"preset": st.sampled_from(["fastest", "least-gpu-memory", "none"])},
+    "undo": {},
+    "redo": {},
     "unload": {"runtime": ANY_TEXT},
     "pin": {"runtime": ANY_TEXT, "pinned": st.booleans()},
     "use": {"runtime": ANY_TEXT},
@@ -190,6 +194,8 @@ def test_a_command_with_a_value_of_another_kind_is_refused(
         ("search", "text", 4_096),
         ("choose", "reference", 4_096),
         ("edit", "value", 64),
+        ("place", "gpu_layers", 16),
+        ("place", "ram_layers", 16),
         ("unload", "runtime", 128),
         ("pin", "runtime", 128),
         ("use", "runtime", 128),
@@ -254,6 +260,16 @@ def test_a_whole_visit_by_commands_alone(session: Session, copy_model: CopyModel
         page.until(lambda: page.drawn["plan"] and page.drawn["plan"]["executable"])
         page.ask("edit", field="context_tokens", value="128")
         page.until(lambda: "context_tokens=128" in page.drawn["plan"]["code"])
+        page.ask("place", gpu_layers="", ram_layers="1", settled=True)
+        page.until(lambda: page.drawn["plan"]["layers"]["ram_layers"] == 1)
+        page.ask("preset", preset="fastest")
+        page.until(lambda: "latency" in page.drawn["plan"]["code"])
+        page.ask("undo")
+        page.ask("undo")
+        page.ask("redo")
+        page.until(lambda: "offload_cpu_layers=1" in page.drawn["plan"]["code"])
+        page.ask("place", gpu_layers="", ram_layers="", settled=True)
+        page.until(lambda: "offload_cpu_layers" not in page.drawn["plan"]["code"])
         page.ask("load")
         page.until(lambda: page.drawn["loading"]["state"] == "loaded")
         page.until(lambda: [item["state"] for item in page.drawn["memory"]["items"]] == ["idle"])
@@ -288,6 +304,8 @@ def test_a_whole_visit_by_commands_alone(session: Session, copy_model: CopyModel
     [
         ("load", {}, "bad-config"),
         ("edit", {"field": "backend", "value": ""}, "bad-config"),
+        ("place", {"gpu_layers": "1", "ram_layers": "", "settled": True}, "bad-config"),
+        ("preset", {"preset": "fastest"}, "bad-config"),
         ("choose", {"reference": " "}, "bad-reference"),
         ("choose", {"reference": "a\x00b"}, "bad-reference"),
         ("send", {"text": "w3"}, "runtime-closed"),

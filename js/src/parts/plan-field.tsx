@@ -8,6 +8,8 @@ import { useAsk } from "./use-ask";
 import { useId } from "./use-id";
 
 const EDIT_AFTER_MS = 250;
+/** A size is wrong until its unit is there. */
+const SIZE_AFTER_MS = 900;
 
 /** One field of the plan. What a person types stays until the kernel has answered it. */
 export function PlanField({ field, session }: { field: Field } & PartProps) {
@@ -53,6 +55,7 @@ export function PlanField({ field, session }: { field: Field } & PartProps) {
     if (!unanswered.current && !problem) setDraft(null);
   }
 
+  const isSize = field.kind === "size";
   const control = {
     id,
     field,
@@ -72,9 +75,9 @@ export function PlanField({ field, session }: { field: Field } & PartProps) {
       {field.kind === "choice" ? (
         <PlanChoice {...control} onEdit={(value) => edit(value, 0)} />
       ) : (
-        <PlanCount
+        <PlanText
           {...control}
-          onEdit={(value) => edit(value.trim(), EDIT_AFTER_MS)}
+          onEdit={(value) => edit(value.trim(), isSize ? SIZE_AFTER_MS : EDIT_AFTER_MS)}
           onEnter={flush}
         />
       )}
@@ -93,7 +96,7 @@ export function PlanField({ field, session }: { field: Field } & PartProps) {
   );
 }
 
-function PlanCount({
+function PlanText({
   id,
   field,
   value,
@@ -104,7 +107,7 @@ function PlanCount({
   return (
     <input
       id={id}
-      inputMode="numeric"
+      inputMode={field.kind === "count" ? "numeric" : "text"}
       autocomplete="off"
       spellcheck={false}
       placeholder={field.automatic}

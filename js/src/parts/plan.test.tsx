@@ -29,69 +29,65 @@ describe("the plan", () => {
     expect(text()).toBe("Pick a model to see whether it fits.");
   });
 
-  test("says whether it runs, and draws memory to scale", async () => {
-    const bar = {
-      place: "ram" as const,
-      label: "RAM",
-      capacity_bytes: 400,
-      text: "100 of 400",
-      segments: [{ kind: "layers" as const, label: "30 layers", size_bytes: 100, parts: 30 }],
-    };
-    const { by, text } = await show(Plan, snapshot({ plan: plan({ fields, bars: [bar] }) }));
+  test("says whether it runs", async () => {
+    const { text } = await show(Plan, snapshot({ plan: plan({ fields }) }));
     expect(text()).toContain("Runs with transformers-generic on the CPU");
-    const drawn = by("img", "RAM: 100 of 400: 30 layers");
-    expect(drawn.querySelector("i")?.style.width).toBe("25%");
   });
 
-  test("names the buffers through which layers stream", async () => {
-    const bar = {
-      place: "gpu" as const,
-      label: "GPU",
-      capacity_bytes: 400,
-      text: "100 of 400",
-      segments: [{ kind: "staging" as const, label: "buffers", size_bytes: 100, parts: 1 }],
-    };
-    const { by, text } = await show(Plan, snapshot({ plan: plan({ bars: [bar] }) }));
-    const drawn = by("img", "GPU: 100 of 400: buffers");
-    expect(drawn.querySelector("i")?.className).toBe("ollm-seg-staging");
-    expect(text()).toContain("streaming buffers");
-  });
-
-  test("draws a bar for each of several GPUs, and one key for all", async () => {
-    const gpu = (number: number, layers: number) => ({
-      place: "gpu" as const,
-      label: `GPU ${number} (NVIDIA H200)`,
-      capacity_bytes: 400,
-      text: `${layers * 10} of 400`,
-      segments: [
-        {
-          kind: "layers" as const,
-          label: `${layers} layers`,
-          size_bytes: 10 * layers,
-          parts: layers,
-        },
-      ],
+  test("folds what is rarely chosen, says how much of it is, and never hides an error", async () => {
+    const budget = field("gpu_memory_budget", "GPU budget", {
+      kind: "size",
+      value: "6GiB",
+      rare: true,
     });
-    const bars = [gpu(0, 14), gpu(1, 18)];
-    const { by, text } = await show(Plan, snapshot({ plan: plan({ bars }) }));
-    const width = (name: string) => by("img", name).querySelector("i")?.style.width;
-    expect(width("GPU 0 (NVIDIA H200): 140 of 400: 14 layers")).toBe("35%");
-    expect(width("GPU 1 (NVIDIA H200): 180 of 400: 18 layers")).toBe("45%");
-    expect(text().match(/layers on GPU/g)).toHaveLength(1);
+    const { model, el, act, text } = await show(
+      Plan,
+      snapshot({ plan: plan({ fields: [backend, budget] }) }),
+    );
+    const fold = el.querySelector("details");
+    expect(fold?.open).toBe(false);
+    expect(text()).toContain("More settings · 1 chosen");
+    const wrong = { ...budget, value: "6 apples", error: "'6 apples' is not a size." };
+    await act(() => model.event("plan", 1, plan({ fields: [backend, wrong] })));
+    expect(fold?.open).toBe(true);
   });
 
-  test("scales what does not fit into its bar", async () => {
-    const segment = { kind: "layers" as const, label: "a", size_bytes: 600, parts: 1 };
-    const bar = {
-      place: "gpu" as const,
-      label: "GPU",
-      capacity_bytes: 400,
-      text: "x",
-      segments: [segment, segment],
-    };
-    const { by } = await show(Plan, snapshot({ plan: plan({ bars: [bar], executable: false }) }));
-    const widths = [...by("img").querySelectorAll("i")].map(({ style }) => style.width);
-    expect(widths).toEqual(["50%", "50%"]);
+  test("says what the last edit changed, and why", async () => {
+    const changes = [
+      { term: "Speed", before: "5.1 tokens/s", after: "7.2 tokens/s", why: "Fewer layers move." },
+    ];
+    const { by } = await show(Plan, snapshot({ plan: plan({ changes }) }));
+    const region = by("status", "Changes");
+    expect(region.textContent).toBe("Speed5.1 tokens/s →  became 7.2 tokens/sFewer layers move.");
+    expect(region.getAttribute("aria-live")).toBe("polite");
+  });
+
+  test("draws what a token waits for to the scale of the slowest", async () => {
+    const part = (label: string, seconds: number) => ({
+      label,
+      seconds,
+      text: `${seconds} s`,
+      explanation: "",
+    });
+    const times = [
+      {
+        title: "One token, 0.4 s",
+        parts: [part("the wire", 0.4), part("computing", 0.1)],
+        note: "Bound by the wire.",
+      },
+    ];
+    const { el, text } = await show(Plan, snapshot({ plan: plan({ times }) }));
+    const widths = [...el.querySelectorAll<HTMLElement>(".ollm-time-track > i")];
+    expect(widths.map(({ style }) => style.width)).toEqual(["100%", "25%"]);
+    expect(text()).toContain("Bound by the wire.");
+  });
+
+  test("tells why it is as it is, at once where it does not run", async () => {
+    const told = plan({ story: "All layers stay.", notes: ["A note."], executable: false });
+    const { el, text } = await show(Plan, snapshot({ plan: told }));
+    expect(text()).toContain("All layers stay.");
+    expect(text()).toContain("A note.");
+    expect(el.querySelector("details")?.open).toBe(true);
   });
 
   test("keeps an impossible choice in the list with its reason", async () => {
@@ -162,6 +158,55 @@ describe("an edit", () => {
     await act(() => model.refuse(model.last("edit"), problem));
     expect(box(by).value).toBe("512");
     expect(by("alert").textContent).toContain("A load is running.");
+  });
+});
+
+describe("the way back", () => {
+  const preset = (id: string, title: string, more = {}) => ({
+    id,
+    title,
+    help: `${title}, in a sentence.`,
+    active: false,
+    disabled: "",
+    ...more,
+  });
+  const presets = [
+    preset("fastest", "Fastest", { active: true }),
+    preset("least-gpu-memory", "Least GPU memory", { disabled: "This plan runs without a GPU." }),
+  ];
+
+  test("is one step for a preset, which says what it does or why it cannot be had", async () => {
+    const { model, by, act } = await show(Plan, snapshot({ plan: plan({ presets }) }));
+    const fastest = by("button", "Fastest");
+    expect(fastest.getAttribute("aria-pressed")).toBe("true");
+    await act(() => fastest.click());
+    expect(model.last("preset").body).toEqual({ preset: "fastest" });
+    const least = by("button", "Least GPU memory");
+    const described = document.getElementById(least.getAttribute("aria-describedby") ?? "");
+    expect(described?.textContent).toContain("This plan runs without a GPU.");
+    await act(() => least.click());
+    expect(model.commands("preset")).toHaveLength(1);
+  });
+
+  test("goes by buttons that keep the focus at its end", async () => {
+    const { model, by, act } = await show(Plan, snapshot({ plan: plan({ can_undo: true }) }));
+    await act(() => by("button", "Undo").click());
+    await act(() => by("button", "Redo").click());
+    expect(model.commands("undo")).toHaveLength(1);
+    expect(model.commands("redo")).toHaveLength(0);
+    by("button", "Undo").focus();
+    await act(() => model.event("plan", 1, plan({ can_redo: true })));
+    expect(document.activeElement).toBe(by("button", "Undo"));
+  });
+
+  test("goes by the usual keys, except where text has its own", async () => {
+    const { model, by, act } = await show(Plan, snapshot({ plan: plan({ fields }) }));
+    await act(() => press(by("combobox", "Backend"), "z", { ctrlKey: true }));
+    await act(() => press(by("combobox", "Backend"), "Z", { metaKey: true, shiftKey: true }));
+    await act(() => press(box(by), "z", { ctrlKey: true }));
+    await act(() => press(by("combobox", "Backend"), "z"));
+    expect(model.commands("undo")).toHaveLength(1);
+    expect(model.commands("redo")).toHaveLength(1);
   });
 });
 

@@ -1,9 +1,12 @@
 import "../style/plan.css";
-import type { Figure } from "../protocol";
-import { CopyCode } from "./copy-code";
+import type { Figure, PlanView } from "../protocol";
 import { MemoryMap } from "./memory-map";
-import { PlanField } from "./plan-field";
+import { PlanChanges } from "./plan-changes";
+import { PlanFields } from "./plan-fields";
+import { PlanTimes } from "./plan-times";
+import { PlanTools } from "./plan-tools";
 import type { PartProps } from "./props";
+import { stepKey } from "./step-key";
 
 interface Props extends PartProps {
   /** Off where something around this part has the button already. */
@@ -21,35 +24,63 @@ export function Plan({ session, withCopy = true }: Props) {
     );
   }
   return (
-    <section aria-label="Plan" class="ollm-part ollm-plan">
-      <div class="ollm-fields">
-        {plan.fields.map((field) => (
-          <PlanField key={field.name} field={field} session={session} />
-        ))}
-      </div>
-      <MemoryMap bars={plan.bars} />
-      <div class={plan.executable ? "ollm-verdict" : "ollm-verdict ollm-verdict-no"}>
+    <section
+      aria-label="Plan"
+      class="ollm-part ollm-plan"
+      onKeyDown={(event) => {
+        const step = stepKey(event);
+        if (!step) return;
+        event.preventDefault();
+        void session.moves.heard.then(() => session.link.ask(step, {}));
+      }}
+    >
+      <PlanTools plan={plan} session={session} withCopy={withCopy} />
+      <PlanFields fields={plan.fields} session={session} />
+      <MemoryMap plan={plan} session={session} />
+      <Verdict plan={plan} />
+    </section>
+  );
+}
+
+function Verdict({ plan }: { plan: PlanView }) {
+  return (
+    <div class={plan.executable ? "ollm-verdict" : "ollm-verdict ollm-verdict-no"}>
+      <div class="ollm-verdict-head">
         {plan.figures.length > 0 && (
           <dl class="ollm-figures">
-            {plan.figures.map((figure, index) => (
-              <FigureCell key={index} figure={figure} />
+            {plan.figures.map((figure) => (
+              <FigureCell key={figure.unit} figure={figure} />
             ))}
           </dl>
         )}
-        <div class="ollm-verdict-text" role="status">
-          <strong>{plan.headline}</strong>
+        <div class="ollm-verdict-text">
+          <strong role="status">{plan.headline}</strong>
           <span class="ollm-dim"> {plan.reason}</span>
-          {plan.notes.length > 0 && (
-            <ul class="ollm-notes ollm-dim">
-              {plan.notes.map((note, index) => (
-                <li key={index}>{note}</li>
-              ))}
-            </ul>
-          )}
+          {plan.correction && <p class="ollm-dim">{plan.correction}</p>}
         </div>
-        {withCopy && <CopyCode code={plan.code} />}
       </div>
-    </section>
+      <PlanChanges changes={plan.changes} quiet={plan.planning} />
+      <PlanTimes times={plan.times} />
+      <Story key={String(plan.executable)} plan={plan} />
+    </div>
+  );
+}
+
+/** Why the plan is as it is; open where that is what a person needs to know. */
+function Story({ plan }: { plan: PlanView }) {
+  if (plan.story === "" && plan.notes.length === 0) return null;
+  return (
+    <details class="ollm-fold" open={!plan.executable}>
+      <summary>Why this plan</summary>
+      {plan.story && <p class="ollm-story">{plan.story}</p>}
+      {plan.notes.length > 0 && (
+        <ul class="ollm-notes ollm-dim">
+          {plan.notes.map((note) => (
+            <li key={note}>{note}</li>
+          ))}
+        </ul>
+      )}
+    </details>
   );
 }
 

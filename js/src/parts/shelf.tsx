@@ -1,7 +1,8 @@
+import "../style/segments.css";
 import "../style/shelf.css";
 import type { ResidentItem } from "../protocol";
 import { Chip } from "./chip";
-import { segmentColor, segmentName } from "./memory-map";
+import { segmentColor, segmentName } from "./memory-names";
 import { ProblemNote } from "./problem";
 import type { PartProps } from "./props";
 import { useAsk } from "./use-ask";

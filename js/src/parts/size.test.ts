@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { formatBytes } from "./size";
+import { formatBytes, formatMemory } from "./size";
 
 // As tests/render has it for the kernel's own function.
 test.each([
@@ -14,4 +14,16 @@ test.each([
   [162_700_000_000, "163 GB"],
 ])("%d bytes are %s", (sizeBytes, text) => {
   expect(formatBytes(sizeBytes)).toBe(text);
+});
+
+test.each([
+  [0, "0 GiB"],
+  [2 ** 10, "under 1 MiB"],
+  [94_371_840, "90 MiB"],
+  [100 * 2 ** 20, "0.1 GiB"],
+  [2 ** 30, "1.0 GiB"],
+  [99.96 * 2 ** 30, "100 GiB"],
+  [1_500 * 2 ** 30, "1.5 TiB"],
+])("%d bytes of memory are %s", (sizeBytes, text) => {
+  expect(formatMemory(sizeBytes)).toBe(text);
 });

@@ -1,6 +1,7 @@
 import { type Signal, signal } from "@preact/signals";
 import type { HostModel } from "../link/host";
 import { Link } from "../link/link";
+import { Moves } from "./moves";
 import { Store } from "./store";
 
 /** What all views of one widget share. */
@@ -9,6 +10,7 @@ export interface Session {
   link: Link;
   /** The message being written; kept here so that a redrawn view does not lose it. */
   draft: Signal<string>;
+  moves: Moves;
 }
 
 /** Connect to the kernel until the signal aborts. */
@@ -16,5 +18,5 @@ export function openSession(model: HostModel, lifetime: AbortSignal): Session {
   const view = new Store();
   const link = new Link(model, view);
   link.open(lifetime);
-  return { view, link, draft: signal("") };
+  return { view, link, draft: signal(""), moves: new Moves(link) };
 }

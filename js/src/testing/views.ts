@@ -26,6 +26,7 @@ export function field(name: string, label: string, more: Partial<Field> = {}): F
     choices: [],
     disabled: "",
     error: "",
+    rare: false,
     ...more,
   };
 }
@@ -40,6 +41,15 @@ export function plan(more: Partial<PlanView> = {}): PlanView {
     figures: [],
     notes: [],
     code: "Config()",
+    planning: false,
+    layers: null,
+    times: [],
+    correction: "",
+    presets: [],
+    can_undo: false,
+    can_redo: false,
+    changes: [],
+    story: "",
     ...more,
   };
 }

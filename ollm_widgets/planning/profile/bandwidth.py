@@ -1,24 +1,20 @@
-"""What this machine's memory and arithmetic give: measured once and remembered."""
+"""What a device and its wires give, measured when it is first needed and remembered."""
 
 from __future__ import annotations
 
-import json
-import math
-import os
-import time
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import asdict, dataclass
-from functools import cache
-from pathlib import Path
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING
 
 from ollm_widgets.planning.devices import Device
-from ollm_widgets.settings import cache_dir
+from ollm_widgets.planning.profile.identity import device_key
+from ollm_widgets.planning.profile.remembered import profile_file
 
-_VERSION = 1
-_MATRIX_ROWS, _MATRIX_COLUMNS = 4096, 6144  # 96 MiB of float32, more than common caches
-_SQUARE = 1024
-_GPU_SQUARE = 4096
+if TYPE_CHECKING:
+    from ollm_widgets.planning.profile.disk import DiskSpeeds
+
+# Decoding a raw layer of 436 MB takes 0.2 ms on an H200, which reads 4.2 TB/s: it reads three
+# quarters of the bytes and writes all of them.
+_UNPACKED_PER_READ = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,112 +52,72 @@ class Bandwidth:
     launch_s: float | None = None
     replay_s: float | None = None
 
+    def with_disk(self, speeds: DiskSpeeds | None) -> Bandwidth:
+        """Return the same beside a disk; what its measurement does not know stays as it is."""
+        if speeds is None:
+            return self
+        return replace(
+            self,
+            disk_bytes_per_s=speeds.disk_bytes_per_s or self.disk_bytes_per_s,
+            page_cache_bytes_per_s=speeds.page_cache_bytes_per_s or self.page_cache_bytes_per_s,
+        )
+
+
+_NAMES = tuple(field.name for field in fields(Bandwidth))
+
 
 def bandwidth_of(device: Device) -> Bandwidth | None:
-    """Return the bandwidth of `device`, measuring it (under a third of a second) if need be.
+    """Return the bandwidth of `device`, measuring it (under a second) if nobody has yet.
 
-    None when an accelerator has no room to measure in.
+    Disks are measured by `disk_speeds_of`. Decoding of packed layers counts as half of the read
+    rate until `profile_machine` has measured it.
+
+    Returns
+    -------
+    Bandwidth or None
+        None when an accelerator has no room to measure in.
     """
-    return _remembered(device.kind, device.name, device.title, cache_dir())
+    known = known_bandwidth(device)
+    if known is None:
+        with profile_file().measuring():
+            # Another thread or process may have measured while this one waited.
+            known = known_bandwidth(device) or measure_device(device)
+    if known is None or device.kind != "cuda" or known.unpack_bytes_per_s is not None:
+        return known
+    return replace(known, unpack_bytes_per_s=_UNPACKED_PER_READ * known.read_bytes_per_s)
 
 
-@cache
-def _remembered(kind: str, name: str, title: str, folder: Path) -> Bandwidth | None:
-    key = f"{title}, {os.cpu_count()} cores" if kind == "cpu" else title
-    path = folder / "bandwidth.json"
-    stored = _read(path)
-    found = _as_bandwidth(stored.get(key))
+def known_bandwidth(device: Device) -> Bandwidth | None:
+    """Return what is remembered of `device`; None if nothing was measured."""
+    stored = profile_file().recall("devices", device_key(device))
+    if stored is None or not {"read_bytes_per_s", "flops_per_s"} <= stored.speeds.keys():
+        return None
+    return Bandwidth(**{name: stored.speeds[name] for name in _NAMES if name in stored.speeds})
+
+
+def measure_device(
+    device: Device, *, in_full: bool = False, unpack_bytes_per_s: float | None = None
+) -> Bandwidth | None:
+    """Measure `device` now and remember it; None when it has no room to measure in.
+
+    Parameters
+    ----------
+    in_full
+        On a CPU, measure `launch_s` with torch, which this imports.
+    unpack_bytes_per_s
+        Measured by one who knows the packed format.
+    """
+    if device.kind == "cpu":
+        from ollm_widgets.planning.profile.host import measure_host
+
+        found: Bandwidth | None = measure_host(with_torch=in_full)
+    else:
+        from ollm_widgets.planning.profile.accelerator import measure_accelerator
+
+        found = measure_accelerator(device)
     if found is None:
-        found = _measure_cpu() if kind == "cpu" else _measure_accelerator(name)
-        if found is not None:
-            _write(path, {**stored, key: asdict(found)})
+        return None
+    found = replace(found, unpack_bytes_per_s=unpack_bytes_per_s)
+    speeds = {name: value for name, value in asdict(found).items() if value is not None}
+    profile_file().remember("devices", device_key(device), speeds)
     return found
-
-
-def _read(path: Path) -> dict[str, object]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    if not isinstance(document, dict) or document.get("version") != _VERSION:
-        return {}
-    devices = document.get("devices")
-    return devices if isinstance(devices, dict) else {}
-
-
-def _as_bandwidth(stored: object) -> Bandwidth | None:
-    if not isinstance(stored, dict):
-        return None
-    numbers = [stored.get("read_bytes_per_s"), stored.get("flops_per_s")]
-    read, flops = (
-        float(number)
-        if isinstance(number, int | float) and math.isfinite(number) and number > 0
-        else None
-        for number in numbers
-    )
-    return None if read is None or flops is None else Bandwidth(read, flops)
-
-
-def _write(path: Path, devices: dict[str, object]) -> None:
-    """Replace the file in one step; a folder that cannot be written costs a new measurement."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(
-            json.dumps({"version": _VERSION, "devices": devices}, indent=1), encoding="utf-8"
-        )
-        part.replace(path)
-    except OSError:
-        with suppress(OSError):
-            part.unlink()
-
-
-def _measure_cpu() -> Bandwidth:
-    import numpy as np
-
-    matrix = np.ones((_MATRIX_ROWS, _MATRIX_COLUMNS), np.float32)
-    vector = np.ones(_MATRIX_COLUMNS, np.float32)
-    read_s = _best_of(4, lambda: matrix @ vector)
-    square = matrix[:_SQUARE, :_SQUARE].copy()
-    product_s = _best_of(3, lambda: square @ square)
-    return Bandwidth(matrix.nbytes / read_s, 2 * _SQUARE**3 / product_s)
-
-
-def _measure_accelerator(name: str) -> Bandwidth | None:
-    import torch
-
-    try:
-        return _measure_with_torch(name)
-    except torch.OutOfMemoryError:
-        return None
-
-
-def _measure_with_torch(name: str) -> Bandwidth:
-    import torch
-
-    synchronize = torch.mps.synchronize if name == "mps" else torch.cuda.synchronize
-    square = torch.ones((_GPU_SQUARE, _GPU_SQUARE), dtype=torch.float16, device=name)
-    wide = torch.ones((_GPU_SQUARE, 8 * _GPU_SQUARE), dtype=torch.float16, device=name)
-    vector = torch.ones(8 * _GPU_SQUARE, dtype=torch.float16, device=name)
-
-    def run(work: Callable[[], object]) -> float:
-        def finished() -> None:
-            work()
-            synchronize()
-
-        finished()  # the first run loads kernels
-        return _best_of(4, finished)
-
-    read_s = run(lambda: wide @ vector)
-    product_s = run(lambda: square @ square)
-    return Bandwidth(wide.nbytes / read_s, 2 * _GPU_SQUARE**3 / product_s)
-
-
-def _best_of(times: int, work: Callable[[], object]) -> float:
-    """Return the shortest of several runs in seconds: what the machine can do undisturbed."""
-    seconds = []
-    for _ in range(times):
-        start = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - start)
-    return max(min(seconds), 1e-9)

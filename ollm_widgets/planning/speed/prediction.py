@@ -1,45 +1,32 @@
-"""How fast a plan should run, from measured bandwidth."""
+"""How fast a plan should run, from the bytes that move, what overlaps, and measured speeds."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 
 from ollm_widgets.models.shape import ModelShape
 from ollm_widgets.planning.ids import DType
-from ollm_widgets.planning.memory import kv_bytes
+from ollm_widgets.planning.parts import KVPlan, LayerPlacement, StreamingPlan
 from ollm_widgets.planning.passes import PlannedRun
 from ollm_widgets.planning.profile.bandwidth import Bandwidth
-from ollm_widgets.planning.speed.predicted import SpeedPrediction
+from ollm_widgets.planning.speed.history import HistoryBytes, history_bytes
+from ollm_widgets.planning.speed.loading import file_speeds, load_stages, loaded_file_bytes
+from ollm_widgets.planning.speed.parts import prompt_parts, step_parts
+from ollm_widgets.planning.speed.predicted import LoadStage, SpeedPrediction
+from ollm_widgets.planning.speed.prompt import prompt_seconds, prompt_work
+from ollm_widgets.planning.speed.step import step_seconds
+from ollm_widgets.planning.speed.wires import reads_page_cache, unmeasured_wires
+from ollm_widgets.planning.speed.words import (
+    hot_expert_words,
+    load_words,
+    prompt_words,
+    token_words,
+)
+from ollm_widgets.planning.speed.work import GENERATE_CALLS, TOKEN_CALLS, step_work
 from ollm_widgets.planning.weights import WeightSizes
-from ollm_widgets.render.units import format_bytes, format_count, format_seconds
 
 DEFAULT_PROMPT_TOKENS = 512
-# What transformers spends on one decoder layer beside reading it, in dispatching its small
-# operations: 0.6 to 0.7 ms, measured on models shaped like SmolLM2-135M on two CPU cores.
-_LAYER_OVERHEAD_S = 0.00065
-
-
-@dataclass(frozen=True, slots=True)
-class _Wire:
-    """Bytes that cross one wire in a pass of one token, and in one of a long prompt."""
-
-    name: str
-    token_bytes: int
-    prompt_bytes: int
-    bytes_per_s: float | None
-
-
-@dataclass(slots=True)
-class _Load:
-    """What crosses one wire, while it is added up."""
-
-    token_bytes: int = 0
-    prompt_bytes: int = 0
-
-    def add(self, size_bytes: int, idle_bytes: int) -> None:
-        """Add a layer, of which a token leaves some at rest."""
-        self.token_bytes += size_bytes - idle_bytes
-        self.prompt_bytes += size_bytes
+_NOWHERE = PlannedRun("cpu", LayerPlacement(), StreamingPlan())
 
 
 def predict_speed(
@@ -52,95 +39,144 @@ def predict_speed(
     window_tokens: int | None = None,
     use_cache: bool = True,
     run: PlannedRun | None = None,
+    kv: KVPlan | None = None,
+    prompt_tokens: int | None = None,
+    history_tokens: int = 0,
+    generic: bool = False,
+    text_only: bool = True,
+    file_room_bytes: int | None = None,
+    files_cached: bool = False,
 ) -> SpeedPrediction | None:
-    """Predict decode and prefill.
+    """Predict decode, prefill and load.
 
-    Decoding reads every active weight and the KV cache once a token, so it is bound by memory;
-    prefill does ``2 * parameters`` float operations a prompt token (Kaplan et al. 2020, section
-    2.1), so it is bound by arithmetic. Layers that stream cross their wires once a pass, while
-    the others compute: the slowest of all these bounds it.
+    Decoding reads every active weight and the KV cache once a token, and does the small
+    operations of each layer; a prompt does two float operations a parameter and token (Kaplan et
+    al. 2020, section 2.1), and attention. Layers that stream cross their wires once a pass,
+    while the others compute: the slowest of all these bounds it.
 
     Parameters
     ----------
     context_tokens, window_tokens
-        Tokens planned for, and those the KV cache keeps; the prompt is taken as 512 tokens, or
-        as the context if that is shorter.
+        Tokens planned for, and those the KV cache keeps.
     use_cache
         Without a KV cache every token costs a pass over all tokens before it.
     run
-        Where the layers are; None for all of them on the device.
+        Where the layers are; None for all of them in memory, on a CPU.
+    kv
+        How keys and values are kept; None for all of them where they are computed.
+    prompt_tokens, history_tokens
+        The prompt, and the tokens before it whose keys and values are known. None is a prompt of
+        512 tokens, or of the context if that is shorter.
+    generic
+        Whether transformers loads and generates.
+    text_only
+        Whether there is nothing beside text, which is all that is predicted.
+    file_room_bytes
+        Memory that the page cache may take; None where the model's files are not here, so that
+        its load is not predicted.
+    files_cached
+        Whether the page cache is known to hold the files; else they come from the disk where
+        its speed is known.
 
     Returns
     -------
     SpeedPrediction or None
-        None when the bandwidth of a wire that layers cross is not known.
+        None when the speed of a wire that something crosses is not known.
     """
-    wires = _wires(sizes, bandwidth, run) if run is not None else ()
-    if any(wire.bytes_per_s is None for wire in wires):
-        return None
-    prompt_tokens = min(DEFAULT_PROMPT_TOKENS, context_tokens)
-    history = kv_bytes(shape, dtype, prompt_tokens, window_tokens) if shape is not None else 0
-    captured = run is not None and run.streaming.captured_steps
-    overhead_s = len(sizes.layer_bytes) * _LAYER_OVERHEAD_S
-    read_s = (sizes.read_per_token_bytes + history) / bandwidth.read_bytes_per_s
-    operations = 2 * sizes.parameters_per_token * prompt_tokens
-    first_s = max(operations / bandwidth.flops_per_s, read_s) + overhead_s
-    per_token_s = read_s + (0 if captured else overhead_s) if use_cache else first_s
-    read = format_bytes(sizes.read_per_token_bytes + history)
-    rate = format_bytes(bandwidth.read_bytes_per_s)
-    why = (
-        f"Each token reads {read} at the {rate}/s measured here; a prompt does "
-        f"2 x {format_count(sizes.parameters_per_token)} operations a token at "
-        f"{bandwidth.flops_per_s / 1e9:,.0f} GFLOP/s."
-    )
-    if not use_cache:
-        why = f"Without a KV cache each token costs a whole pass. {why}"
-    for wire in wires:
-        speed = wire.bytes_per_s or 1.0
-        token_bytes = wire.token_bytes if use_cache else wire.prompt_bytes
-        per_token_s = max(per_token_s, token_bytes / speed)
-        first_s = max(first_s, wire.prompt_bytes / speed)
-        why += (
-            f" {format_bytes(token_bytes)} a token cross {wire.name} at "
-            f"{format_bytes(speed)}/s: {format_seconds(token_bytes / speed)}."
+    run = run or _NOWHERE
+    if prompt_tokens is None:
+        prompt_tokens = min(DEFAULT_PROMPT_TOKENS, context_tokens)
+
+    def history_of(tokens: int) -> HistoryBytes:
+        return history_bytes(
+            shape,
+            dtype,
+            tokens if use_cache else 0,
+            kv,
+            window_tokens=window_tokens,
+            on_accelerator=run.on_accelerator,
         )
-    return SpeedPrediction(per_token_s, first_s, prompt_tokens, bandwidth, why)
+
+    before, behind = history_of(history_tokens), history_of(history_tokens + prompt_tokens)
+    if unmeasured_wires(sizes, bandwidth, run, behind):
+        return None
+    cached = reads_page_cache(run, bandwidth)
+    calls_beside = GENERATE_CALLS if generic else TOKEN_CALLS
+    prompt = prompt_work(
+        sizes,
+        shape,
+        dtype,
+        run,
+        prompt_tokens,
+        history_tokens=history_tokens,
+        window_tokens=window_tokens,
+        cold_kv_wire_bytes=before.over_wire,
+        cold_kv_disk_bytes=before.from_disk,
+        page_cached=cached,
+        calls_beside=calls_beside,
+    )
+    step = step_work(
+        sizes,
+        run,
+        history_bytes=behind.read,
+        cold_kv_wire_bytes=behind.over_wire,
+        cold_kv_disk_bytes=behind.from_disk,
+        page_cached=cached,
+        calls_beside=calls_beside,
+    )
+    first_s = prompt_seconds(prompt, bandwidth).total
+    first_parts = prompt_parts(prompt, bandwidth, run)
+    said = [prompt_words(prompt, bandwidth, sizes, prompt_tokens, run)]
+    if use_cache:
+        token_s, token_parts = step_seconds(step, bandwidth), step_parts(step, bandwidth, run)
+        said.insert(0, token_words(step, bandwidth, sizes, run))
+        said.append(hot_expert_words(sizes, run))
+    else:
+        token_s, token_parts = first_s, first_parts
+        said.insert(0, "Without a KV cache each token costs a whole pass.")
+    load: tuple[LoadStage, ...] = ()
+    if file_room_bytes is not None:
+        load, loads = _load(
+            sizes,
+            shape,
+            replace(bandwidth, disk_bytes_per_s=None) if files_cached else bandwidth,
+            run,
+            file_room_bytes,
+            step_s=token_s,
+            generic=generic,
+        )
+        said.append(loads)
+    if not text_only:
+        said.append("Images and audio are not counted.")
+    return SpeedPrediction(
+        seconds_per_token=token_s,
+        time_to_first_token_s=first_s,
+        prompt_tokens=prompt_tokens,
+        bandwidth=bandwidth,
+        why=" ".join(filter(None, said)),
+        load=load,
+        token_parts=token_parts,
+        first_token_parts=first_parts,
+    )
 
 
-def unmeasured_wires(sizes: WeightSizes, bandwidth: Bandwidth | None, run: PlannedRun) -> str:
-    """Name the wires that layers cross at an unknown bandwidth; empty if there are none."""
-    wires = _wires(sizes, bandwidth, run)
-    return " and of ".join(wire.name for wire in wires if wire.bytes_per_s is None)
-
-
-def _wires(sizes: WeightSizes, bandwidth: Bandwidth | None, run: PlannedRun) -> tuple[_Wire, ...]:
-    """The wires that streamed layers cross; of experts only the chosen ones, none in a cache."""
-    if not run.streams or len(sizes.layer_bytes) != len(run.placement.tiers):
-        return ()
-    experts = sizes.expert_bytes or (0,) * len(sizes.layer_bytes)
-    idle_share = 1 - sizes.active_share if run.streaming.expert_streaming else 0.0
-    in_host = sizes.host_layer_bytes(packed=run.streaming.packed)
-    devices = run.placement.devices or ("",) * len(run.placement.tiers)
-    to_device = {name: _Load() for name in devices}
-    from_disk = _Load()
-    for index, tier in enumerate(run.placement.tiers):
-        size, idle = sizes.layer_bytes[index], round(experts[index] * idle_share)
-        if tier == "disk":
-            stored = sizes.stored_layer_bytes[index]
-            from_disk.add(stored, round(idle * stored / max(size, 1)))
-        if tier == "host" or (tier == "disk" and run.on_accelerator):
-            to_device[devices[index]].add(in_host[index] if tier == "host" else size, idle)
-    wires = []
-    if run.on_accelerator:
-        speed = bandwidth.host_to_device_bytes_per_s if bandwidth is not None else None
-        # The wires of several accelerators carry at the same time: the fullest one counts.
-        name = "the wire to the accelerator"
-        if len(to_device) > 1:
-            name = f"the fullest of the {len(to_device)} wires to accelerators"
-        token_bytes = max(load.token_bytes for load in to_device.values())
-        prompt_bytes = max(load.prompt_bytes for load in to_device.values())
-        wires.append(_Wire(name, token_bytes, prompt_bytes, speed))
-    if from_disk.prompt_bytes:
-        disk = bandwidth.disk_bytes_per_s if bandwidth is not None else None
-        wires.append(_Wire("the disk", from_disk.token_bytes, from_disk.prompt_bytes, disk))
-    return tuple(wires)
+def _load(
+    sizes: WeightSizes,
+    shape: ModelShape | None,
+    bandwidth: Bandwidth,
+    run: PlannedRun,
+    room_bytes: int,
+    *,
+    step_s: float,
+    generic: bool,
+) -> tuple[tuple[LoadStage, ...], str]:
+    """Predict a load with its files from where they surely are, and say it in words."""
+    speeds = file_speeds(bandwidth, loaded_file_bytes(sizes, run), room_bytes)
+    loads = [
+        load_stages(sizes, shape, bandwidth, run, speed, step_s=step_s, generic=generic)
+        for speed in speeds
+    ]
+    if not loads:
+        return (), ""
+    sooner_s = sum(each.seconds for each in loads[0]) if len(loads) > 1 else None
+    return loads[-1], load_words(loads[-1], speeds[-1], sooner_s)

@@ -21,15 +21,9 @@ def view_capabilities(session: Session) -> CapabilitiesView | None:
         profile = runtime.capabilities if runtime else plan.capabilities
         tone: Literal["ok", "no"] = "no" if profile.support_level == "unsupported" else "ok"
         rows = [Row(term=row.term, text=row.text, tone=row.tone) for row in profile.rows()]
-        last = session.conversation.last
-        if runtime is not None and last is not None and last.tokens_per_s and plan.speed:
-            predicted = plan.speed.tokens_per_s
-            rows.append(
-                Row(
-                    term="Speed",
-                    text=f"{predicted:.1f} predicted, {last.tokens_per_s:.1f} tokens/s measured",
-                )
-            )
+        if runtime is not None:
+            said = [each.row() for each in runtime.truth.shown]
+            rows += [Row(term=row.term, text=row.text, tone=row.tone) for row in said]
         return CapabilitiesView(
             title=plan.resolved_model.display_name,
             support=Chip(text=profile.support_level, tone=tone),

@@ -41,10 +41,13 @@ def view_memory(session: Session) -> MemoryView:
 
 def _item(resident: Resident, current: str | None) -> ResidentItem:
     use = resident.runtime.memory()
+    # Buffers that layers pass through hold weights too; what is drawn adds up to what is said.
+    on_gpu_bytes = use.accelerator_weights_bytes + use.accelerator_staging_bytes
+    in_ram_bytes = use.host_weights_bytes + use.host_staging_bytes
     holdings = (
-        Holding(place="gpu", kind="layers", size_bytes=use.accelerator_weights_bytes),
+        Holding(place="gpu", kind="layers", size_bytes=on_gpu_bytes),
         Holding(place="gpu", kind="kv", size_bytes=use.accelerator_kv_bytes),
-        Holding(place="ram", kind="layers", size_bytes=use.host_weights_bytes),
+        Holding(place="ram", kind="layers", size_bytes=in_ram_bytes),
         Holding(place="ram", kind="kv", size_bytes=use.host_kv_bytes),
         Holding(place="disk", kind="kv", size_bytes=use.disk_kv_bytes),
     )

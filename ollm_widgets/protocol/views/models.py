@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ollm_widgets.protocol.snapshot import Chip, Group, ModelItem, ModelsView, Tone
+from ollm_widgets.planning.verdict import Verdict, verdict_of
+from ollm_widgets.protocol.snapshot import Chip, Group, ModelItem, ModelsView
 from ollm_widgets.render.units import format_bytes, format_count, format_memory
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def view_models(session: Session) -> ModelsView:
             chosen=_chosen(session),
             note=(
                 "Type a folder, a GGUF file or a hub id to use a model that is not listed. "
-                "Nothing is downloaded to make these verdicts."
+                "Verdicts need no download: of models on the hub only the headers are read."
             ),
             searching=browser.searching,
             more=browser.more_on_hub,
@@ -40,14 +41,15 @@ def _chosen(session: Session) -> str | None:
 
 def _item(model: ListedModel) -> ModelItem:
     plan = model.plan
+    verdict = None if plan is None else verdict_of(plan)
     return ModelItem(
         reference=model.reference,
         name=model.name,
         group=_group(model),
-        facts=", ".join(_plan_facts(plan) if plan is not None else _hub_facts(model.found)),
-        verdict=Chip(text="on the hub") if model.on_the_hub else _verdict(plan),
+        facts=", ".join(_facts(model)),
+        verdict=_chip(model, verdict),
         available=plan is not None and plan.is_executable(),
-        reason=_short_reason(model),
+        reason=_short_reason(model, verdict),
         frees_bytes=model.frees_bytes,
     )
 
@@ -58,6 +60,12 @@ def _group(model: ListedModel) -> Group:
     if model.found is None:
         return "As typed"
     return "On this machine" if model.on_this_machine else "In the catalog"
+
+
+def _facts(model: ListedModel) -> list[str]:
+    if model.found is not None and model.on_the_hub:
+        return _hub_facts(model.found, model.plan)
+    return _plan_facts(model.plan) if model.plan is not None else []
 
 
 def _plan_facts(plan: RuntimePlan) -> list[str]:
@@ -74,12 +82,16 @@ def _plan_facts(plan: RuntimePlan) -> list[str]:
     return facts
 
 
-def _hub_facts(found: FoundModel | None) -> list[str]:
+def _hub_facts(found: FoundModel, plan: RuntimePlan | None) -> list[str]:
+    """What only the hub knows, and what its list or the model's headers say of the size."""
     facts: list[str] = []
-    if found is None:
-        return facts
-    if found.parameters:
-        facts.append(f"{format_count(found.parameters)} parameters")
+    profile = None if plan is None else plan.resolved_model.capabilities
+    parameters = found.parameters or (profile.parameters if profile is not None else None)
+    size_bytes = found.bytes_on_disk or (profile.bytes_on_disk if profile is not None else None)
+    if parameters:
+        facts.append(f"{format_count(parameters)} parameters")
+    if size_bytes:
+        facts.append(format_bytes(size_bytes))
     if found.downloads is not None:
         facts.append(f"{format_count(found.downloads)} downloads")
     if found.licence:
@@ -89,22 +101,19 @@ def _hub_facts(found: FoundModel | None) -> list[str]:
     return facts
 
 
-def _verdict(plan: RuntimePlan | None) -> Chip:
-    if plan is None or not plan.resolved_model.is_supported():
-        return Chip(text="cannot run", tone="no")
-    if not plan.memory.fits:
-        return Chip(text="too large", tone="no")
-    tone: Tone = "ok" if plan.is_executable() else "warn"
-    if plan.speed is not None:
-        return Chip(text=f"{plan.speed.tokens_per_s:.3g} tok/s", tone=tone)
-    return Chip(text="fits" if plan.memory.needed_bytes else "size unknown", tone=tone)
+def _chip(model: ListedModel, verdict: Verdict | None) -> Chip:
+    if verdict is not None:
+        ready = model.plan is not None and model.plan.is_executable()
+        return Chip(text=verdict.short, tone="no" if verdict.refused else "ok" if ready else "warn")
+    if model.on_the_hub:
+        return Chip(text="on the hub", tone="warn" if model.problem else "neutral")
+    return Chip(text="cannot run", tone="no")
 
 
-def _short_reason(model: ListedModel) -> str:
+def _short_reason(model: ListedModel, verdict: Verdict | None) -> str:
     """Why it cannot be loaded now, where verdict and facts do not say so already."""
-    plan = model.plan
-    if plan is None or not plan.resolved_model.is_supported():
+    if verdict is None:
         return model.problem
-    if not plan.memory.fits:
-        return f"needs {format_memory(plan.memory.needed_bytes)} of memory"
-    return ""
+    if verdict.kind == "unsupported":
+        return verdict.reason
+    return f"needs {format_memory(verdict.needs_bytes)} of memory" if verdict.missing_bytes else ""

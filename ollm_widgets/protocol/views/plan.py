@@ -4,21 +4,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ollm_widgets.protocol.snapshot import Figure, MemoryBar, PlanView, Segment
+from ollm_widgets.protocol.snapshot import Change, Figure, PlanView, PresetView
 from ollm_widgets.protocol.views.fields import view_fields
-from ollm_widgets.render.units import format_memory, format_seconds
+from ollm_widgets.protocol.views.speed import view_correction, view_speed, view_times
+from ollm_widgets.protocol.views.tiers import view_layers, view_tiers
+from ollm_widgets.render.units import format_memory
+from ollm_widgets.session.presets import PRESETS, preset_obstacle, preset_result
 
 if TYPE_CHECKING:
-    from ollm_widgets.planning.plan import RuntimePlan, TierMemory
+    from collections.abc import Iterable, Mapping
+
+    from ollm_widgets.planning.config import RuntimeConfig
+    from ollm_widgets.planning.plan import RuntimePlan
     from ollm_widgets.session.session import Session
+
+_NOT_AT_A_GLANCE = frozenset({"Streaming", "KV fallbacks", "Passes", "State of the passes"})
 
 
 def view_plan(session: Session) -> PlanView | None:
     """What would run and how; None until a model is chosen."""
     with session.lock:
-        if session.config is None:
+        config, plan = session.config, session.plan
+        if config is None:
             return None
-        plan = session.plan
         if plan is None:
             return PlanView(
                 fields=view_fields(session),
@@ -27,56 +35,36 @@ def view_plan(session: Session) -> PlanView | None:
                 reason=session.plan_problem,
                 bars=(),
                 figures=(),
-                code="",
+                can_undo=session.editing.can_undo,
+                can_redo=session.editing.can_redo,
+                planning=not session.plan_problem,
             )
+        fields = view_fields(session)
+        labels = {field.name: field.label for field in fields}
+        backend = session.manager.loader.backends.get(plan.backend_id or "")
         return PlanView(
-            fields=view_fields(session),
+            fields=fields,
             executable=(plan.is_executable() or session.can_download) and not session.edit_errors,
             headline=plan.headline(),
             reason=plan.reason,
-            bars=tuple(_bar(tier) for tier in plan.memory.tiers),
+            bars=view_tiers(plan.memory),
             figures=_figures(plan),
             notes=(*((session.hub_problem,) if session.hub_problem else ()), *plan.details),
             code=plan.to_code(),
+            planning=plan.config != config,
+            layers=view_layers(plan, config, backend.traits if backend is not None else None),
+            times=view_times(plan.speed),
+            correction=view_correction(plan.speed),
+            presets=tuple(_presets(config, plan)),
+            can_undo=session.editing.can_undo,
+            can_redo=session.editing.can_redo,
+            changes=tuple(_changes(session.plan_before, plan, labels)),
+            story=plan.explain(),
         )
 
 
-def _bar(tier: TierMemory) -> MemoryBar:
-    layers = f"{tier.layer_count} layer{'' if tier.layer_count == 1 else 's'}"
-    segments = (
-        Segment(kind="used", label="in use", size_bytes=tier.used_by_others_bytes),
-        Segment(kind="embeddings", label="embeddings", size_bytes=tier.embeddings_bytes),
-        Segment(
-            kind="layers", label=layers, size_bytes=tier.layers_bytes, parts=tier.layer_count or 1
-        ),
-        Segment(kind="staging", label="buffers", size_bytes=tier.staging_bytes),
-        Segment(kind="kv", label="KV", size_bytes=tier.kv_bytes),
-        Segment(kind="activations", label="work", size_bytes=tier.activations_bytes),
-    )
-    return MemoryBar(
-        place=tier.place,
-        label=tier.title,
-        capacity_bytes=tier.capacity_bytes,
-        segments=tuple(segment for segment in segments if segment.size_bytes),
-        text=f"{format_memory(tier.needed_bytes)} of {format_memory(tier.free_bytes)} free",
-    )
-
-
 def _figures(plan: RuntimePlan) -> tuple[Figure, ...]:
-    figures: list[Figure] = []
-    if plan.speed is not None:
-        figures += [
-            Figure(
-                value=f"{plan.speed.tokens_per_s:.3g}",
-                unit="tokens/s",
-                explanation=plan.speed.why,
-            ),
-            Figure(
-                value=format_seconds(plan.speed.time_to_first_token_s),
-                unit="first token",
-                explanation=f"For a prompt of {plan.speed.prompt_tokens:,} tokens.",
-            ),
-        ]
+    figures = [*view_speed(plan.speed)]
     if plan.memory.needed_bytes:
         figures.append(Figure(value=format_memory(plan.memory.needed_bytes), unit="memory"))
     if plan.kv.bytes_per_1k_tokens:
@@ -88,3 +76,28 @@ def _figures(plan: RuntimePlan) -> tuple[Figure, ...]:
             )
         )
     return tuple(figures)
+
+
+def _presets(config: RuntimeConfig, plan: RuntimePlan) -> Iterable[PresetView]:
+    for preset in PRESETS:
+        obstacle = preset_obstacle(preset, config, plan)
+        yield PresetView(
+            id=preset.id,
+            title=preset.title,
+            help=preset.help,
+            active=not obstacle and preset_result(preset, config, plan) == config,
+            disabled=obstacle,
+        )
+
+
+def _changes(
+    before: RuntimePlan | None, plan: RuntimePlan, labels: Mapping[str, str]
+) -> Iterable[Change]:
+    """What a person sees at a glance; the rest is part of the story."""
+    if before is None or before is plan:
+        return
+    for row in plan.diff(before).rows:
+        if row.kind == "config":
+            yield Change(term=labels.get(row.field, row.field), before=row.before, after=row.after)
+        elif row.field not in _NOT_AT_A_GLANCE:
+            yield Change(term=row.field, before=row.before, after=row.after, why=row.why)

@@ -1,0 +1,1 @@
+"""Where layers go and through which buffers the others stream: the fastest that fits."""

@@ -1,0 +1,1 @@
+"""What this machine is, what speaks against running models on it, and how to mend that."""
