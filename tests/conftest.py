@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ollm_widgets import settings
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 os.environ["HF_HUB_OFFLINE"] = "1"
 # What one test measures must not change the figures that another plans with.
 os.environ.setdefault("OLLM_OBSERVE", "0")
+# As it is before any test sets one of its own.
+_SHARED_CACHE = settings.cache_dir()
 
 
 @pytest.fixture(scope="session")
@@ -60,10 +64,9 @@ def smollm_gguf() -> Path:
 @pytest.fixture(scope="session")
 def converted_smollm(smollm_gguf: Path) -> Path:
     """The embedded model as safetensors, in the cache that everything on this machine shares."""
-    from ollm_widgets import settings
     from ollm_widgets.models.conversion import gguf_to_safetensors
 
-    return gguf_to_safetensors(smollm_gguf, settings.cache_dir())
+    return gguf_to_safetensors(smollm_gguf, _SHARED_CACHE)
 
 
 @pytest.fixture(scope="session")

@@ -156,15 +156,15 @@ def test_a_model_that_fits_does_not_stream() -> None:
     ("layers", "device", "slots", "kept"),
     [
         (32, 20, 3, 17),  # three slots leave room for a layer more, and divide 15
-        (28, 9, 4, 4),  # a layer less than fits, so that 24 pass and not 23
+        (28, 9, 4, 5),  # nothing divides 23
         (27, 9, 3, 6),
         (26, 9, 3, 5),
-        (31, 9, 3, 4),  # 26 do not repeat, 27 do
+        (31, 9, 4, 5),  # nothing divides 26
         (32, 3.5, 3, 0),
         (32, 2.9, 2, 0),
     ],
 )
-def test_slots_divide_the_streamed_layers_where_that_costs_little(
+def test_slots_divide_the_streamed_layers_where_that_keeps_as_many(
     layers: int, device: float, slots: int, kept: int
 ) -> None:
     placement, streaming = cuda(layers, device)

@@ -53,7 +53,7 @@ class Bands:
 
         The first is of layers on the device, the second of layers on disk.
         """
-        for kept, in_host, used_bytes, held_bytes, repeating in self._choices(limits):
+        for kept, in_host, used_bytes, held_bytes in self._choices(limits):
             on_cpu = self._splits.price.on_cores
             band = self._of_kinds(self._starts[in_host], self._starts[in_host] + in_host)
             staying = band if on_cpu else self._first_outside(kept, in_host)
@@ -69,13 +69,12 @@ class Bands:
                 used_bytes,
                 best,
                 held_bytes=held_bytes,
-                repeating=repeating,
                 split=split,
             )
         return best
 
-    def _choices(self, limits: Limits) -> Iterator[tuple[int, int, int, int, bool]]:
-        """Yield layers on the device and in host memory, the bytes of both, and `repeating`."""
+    def _choices(self, limits: Limits) -> Iterator[tuple[int, int, int, int]]:
+        """Yield layers on the device and in host memory, and the bytes of both."""
         on_cpu = self._splits.price.on_cores
         dense = self._splits.sizes.dense_bytes
         # Layers that no slot takes, in order: they must stay.
@@ -88,7 +87,7 @@ class Bands:
                 fits = in_host < self._total and self._raw[in_host] <= limits.device_bytes
                 stays = inside == len(large)
                 if fits and stays and limits.streams(self._total - in_host):
-                    yield 0, in_host, self._raw[in_host], 0, True
+                    yield 0, in_host, self._raw[in_host], 0
                 continue
             if held_bytes > limits.host_bytes or in_host > limits.most_host:
                 return
@@ -106,18 +105,16 @@ class Bands:
                     and limits.kept in (None, kept)
                     and limits.streams(in_host)
                 ):
-                    yield kept, in_host, outside[kept], held_bytes, True
+                    yield kept, in_host, outside[kept], held_bytes
                 continue
             most = min(most, self._total - in_host - 1)
             least = max(self._total - in_host - limits.most_disk, staying)
             if limits.kept is not None:
                 least, most = max(least, limits.kept), min(most, limits.kept)
             more = min(self._splits.fewer_of(limits), _MOST_FEWER)
-            fewest = not limits.repeats
             for kept in range(most, least - 1, -1):
                 if limits.streams(self._total - kept):
-                    repeating = fewest or self._splits.takes(self._total - kept)
-                    yield kept, in_host, outside[kept], held_bytes, repeating
+                    yield kept, in_host, outside[kept], held_bytes
                     if not more:
                         break
                     more -= 1

@@ -80,7 +80,6 @@ class Buffers:
                             staging_slots=staging.slots,
                             caches_experts=not ring.scarce,
                             spares_page_cache=ring.spares_page_cache,
-                            repeats=self.captures and kept is None,
                             page_cache_bytes=room.page_cache_bytes - taken,
                             preference=preferred * len(stagings) + place,
                         ),

@@ -17,7 +17,7 @@ from ollm_widgets.planning.search.objective import speeds_for
 from ollm_widgets.planning.search.pricing import priced
 from ollm_widgets.planning.search.rings import LEAST_SLOTS, buffers_of, compact_bytes, packs
 from ollm_widgets.planning.search.room import Counts, Room
-from ollm_widgets.planning.search.splits import Found, Split, Splits
+from ollm_widgets.planning.search.splits import Found, Limits, Split, Splits
 from ollm_widgets.planning.weights import WeightSizes
 
 
@@ -90,8 +90,11 @@ class Layouts:
             whole = (0, total) if on_cpu else (total, 0)
             return place_layers(total, *whole), StreamingPlan()
         best = self._better(room, counts, None, from_disk=False)
-        if not on_cpu and best is None:
-            best = self._better(room, counts, None, from_disk=True)
+        crowded = any(self._sizes.expert_bytes) and self._sizes.layers_bytes > room.host_bytes
+        if not on_cpu and (best is None or crowded):
+            # What host memory cannot hold must stay on the device, where hot experts may be worth
+            # more: then some layers on disk may be the better choice.
+            best = self._better(room, counts, best, from_disk=True)
         elif not on_cpu and counts.policy != "auto" and counts.host is None:
             # A band of the form that was asked for may hold layers that had better stay on the
             # device; with none in host memory they do.
@@ -109,13 +112,10 @@ class Layouts:
         best = so_far.found if so_far is not None else None
         kinds = self._kinds[from_disk]
         for packed in self._packed:
+            splits = self._splits_of(packed, from_disk)
             buffers = Buffers(self._sizes, kinds, self._kind, self._captures, packed, from_disk)
             for limits, streaming in buffers.limits(room, counts):
-                splits = self._splits_of(packed, from_disk)
-                if counts.policy == "auto":
-                    found = splits.best(limits, best)
-                else:
-                    found = self._bands_of(splits, counts.policy, from_disk).best(limits, best)
+                found = self._best_of(splits, counts.policy, limits, best)
                 if found is not best:
                     best, within = found, limits
                     plan = replace(streaming, staging_slots=limits.staging_slots)
@@ -132,6 +132,13 @@ class Layouts:
             taken = on_device_bytes(self._sizes, placement, plan, own) - hot_bytes
             hot_bytes = min(hot_bytes, max(room.page_cache_bytes - taken - read, 0))
         return _Layout(best, placement, replace(plan, expert_cache_bytes=hot_bytes))
+
+    def _best_of(
+        self, splits: Splits, policy: OffloadPolicy, limits: Limits, best: Found | None
+    ) -> Found | None:
+        if policy == "auto":
+            return splits.best(limits, best)
+        return self._bands_of(splits, policy, limits.from_disk).best(limits, best)
 
     def _splits_of(self, packed: bool, from_disk: bool) -> Splits:
         known = self._splits.get((packed, from_disk))

@@ -9,8 +9,8 @@ from ollm_widgets.planning.ids import DeviceKind, DType
 from ollm_widgets.planning.parts import StreamingPlan
 from ollm_widgets.planning.weights import WeightSizes
 
-# Four slots keep the wire busy through the gap between two passes; a divisor of the streamed
-# layers lets a captured step find each layer in the same slot every time, and then three do.
+# Four slots keep the wire busy through the gap between two passes. With a divisor of the streamed
+# layers a captured step leaves them in the order in which the next one begins, and then three do.
 _CUDA_SLOTS = (4, 5, 6, 3)
 _CPU_SLOTS = 3
 # So few layers are kept on a CPU that two slots must do.
@@ -45,8 +45,9 @@ class Ring:
 def rings_for(kind: DeviceKind, layers: int, *, captured: bool, asked: int | None) -> list[Ring]:
     """Return the rings that may be taken, the preferred first.
 
-    Which ring goes with how many streamed layers never depends on what room there is. A count
-    that nothing divides is captured all the same if one layer more would not help.
+    Which ring goes with how many streamed layers never depends on what room there is. Four slots
+    take any number of layers; where another number divides it and leaves as many on the device,
+    that is preferred.
 
     Parameters
     ----------
@@ -73,7 +74,7 @@ def rings_for(kind: DeviceKind, layers: int, *, captured: bool, asked: int | Non
         four, three = Ring(4, lambda count: count >= 4), Ring(3, lambda count: count == 3)
         return [four, three, *few, *nothing_kept]
     dividing = [Ring(each, _divided_by(each)) for each in _CUDA_SLOTS]
-    return [*dividing, Ring(4, _stubborn), *few, *nothing_kept]
+    return [*dividing, Ring(4, lambda count: count >= 4), *few, *nothing_kept]
 
 
 def _as_many(streamed: int) -> bool:
@@ -93,18 +94,8 @@ def _rings_of(kind: DeviceKind, streamed: int, *, captured: bool) -> list[Ring]:
     ]
 
 
-def repeats(count: int) -> bool:
-    """Whether a captured step takes that many streamed layers through the preferred slots."""
-    slots = _CUDA_SLOTS[0]
-    return count <= LEAST_SLOTS or count % slots == 0 or _stubborn(count)
-
-
 def _divided_by(slots: int) -> Callable[[int], bool]:
     return lambda count: count > 0 and count % slots == 0
-
-
-def _stubborn(count: int) -> bool:
-    return count > 4 and all(count % slots and (count + 1) % slots for slots in _CUDA_SLOTS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,15 +10,10 @@ from ollm_widgets.planning.search.choices import Total, choices
 from ollm_widgets.planning.search.kinds import Kind
 from ollm_widgets.planning.search.objective import Score
 from ollm_widgets.planning.search.pricing import Price
-from ollm_widgets.planning.search.rings import repeats
 from ollm_widgets.planning.weights import WeightSizes
 
 # For each kind: layers that stay on the device, and layers on disk.
 Split: TypeAlias = tuple[tuple[int, ...], tuple[int, ...]]
-
-
-# So many layers more at the most make a count that a captured step takes.
-_STEPS_TO_REPEAT = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +40,6 @@ class Limits:
         They get no more of it than leaves the page cache room for what is on disk.
     staging_slots
         Buffers between disk and accelerator.
-    repeats
-        Where the page cache holds the layers on disk, only as many stream as a captured step
-        would take, so that host memory for all of them makes no token slower.
-    page_cache_bytes
-        Host memory that is free beside the buffers in it: what layers do not take caches files.
-    preference
-        See `Score`.
     """
 
     device_bytes: int
@@ -66,7 +54,6 @@ class Limits:
     caches_experts: bool = True
     spares_page_cache: bool = False
     staging_slots: int = 0
-    repeats: bool = False
     page_cache_bytes: int = 0
     preference: int = 0
 
@@ -84,11 +71,11 @@ class Splits:
     """Looks at every split of the kinds that could be the best.
 
     A layer in a faster tier never makes a pass slower, if it takes no room from hot experts. So of
-    the last kind as many stay as fit
-    beside a choice of the others, and only those choices are enumerated: first of layers on the
-    device, then for each of these, the most promising first and until no other can be better, of
-    layers in host memory. That is exact; where every byte that is kept saves as much, as in most
-    models, no choice of the first dominates another, and there is nothing to prune among them.
+    the last kind as many stay as fit beside a choice of the others, and only those choices are
+    enumerated: first of layers on the device, then for each of these, the most promising first
+    and until no other can be better, of layers in host memory. That is exact. Where every byte
+    that is kept saves as much, as in most models, no choice of the first dominates another, and
+    there is nothing to prune among them.
     """
 
     sizes: WeightSizes
@@ -104,6 +91,7 @@ class Splits:
     _by_worth: list[int] = field(init=False)
     _by_wire: list[int] = field(init=False)
     _host_share: float = field(init=False)
+    _fewer_held: int = field(init=False)
 
     def __post_init__(self) -> None:
         sizes, kinds = self.sizes, self.kinds
@@ -117,6 +105,9 @@ class Splits:
         self._stored = [kind.last_bytes(stored) for kind in kinds]
         self._total = layers
         self._largest_in_host = max(in_host)
+        # A layer that takes less as a file than in memory may leave the page cache too little.
+        expands = any(held > size for held, size in zip(in_host, stored, strict=True))
+        self._fewer_held = layers if expands else 0
         pairs = zip(in_host, sizes.layer_bytes, strict=True)
         self._host_share = max(held / max(raw, 1) for held, raw in pairs)
         self._by_wire = sorted(
@@ -176,13 +167,12 @@ class Splits:
             if best is not None and bound > best.score[:2]:
                 break
             free = self._free(kept)
-            repeating = self._repeats(limits, kept)
             most = min(limits.most_host, sum(free) - 1)
             least = sum(free) - limits.most_disk
             holds = Total(limits.host, least, most)
             for in_host, _ in choices(self._host, limits.host_bytes, (0,) * len(free), free, holds):
                 on_disk = tuple(count - some for count, some in zip(free, in_host, strict=True))
-                best = self.better(limits, kept, on_disk, used_bytes, best, repeating=repeating)
+                best = self.better(limits, kept, on_disk, used_bytes, best)
         return best
 
     def _kept(self, limits: Limits) -> Iterator[tuple[tuple[int, ...], int]]:
@@ -202,7 +192,7 @@ class Splits:
         """How many smaller counts than the largest that fits may be better than it."""
         if limits.caches_experts and self.price.with_cache is not None:
             return self._total  # what a layer takes from hot experts may be worth more there
-        return _STEPS_TO_REPEAT if limits.from_disk else 0
+        return 0
 
     def _free(self, kept: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(len(kind) - count for kind, count in zip(self.kinds, kept, strict=True))
@@ -227,24 +217,6 @@ class Splits:
         hot = self._hot_bytes(limits, free, used_bytes)
         return hot / self._in_experts(free) if hot else 0.0
 
-    def _repeats(self, limits: Limits, kept: tuple[int, ...]) -> bool:
-        """Whether the fewest layers stream that a captured step takes, if that is asked."""
-        if not limits.repeats:
-            return True
-        passing = self._total - sum(kept)
-        others = sum(sums[count] for sums, count in zip(self._device[:-1], kept[:-1], strict=True))
-        more = kept[-1] + 1
-        while more <= len(self.kinds[-1]):
-            fits = others + self._device[-1][more] <= limits.device_bytes
-            if fits and self.takes(passing - (more - kept[-1])):
-                return False
-            more = more + 1 if fits else len(self.kinds[-1]) + 1
-        return self.takes(passing)
-
-    def takes(self, streamed: int) -> bool:
-        """Whether a captured step would take that many streamed layers, or all must stream."""
-        return streamed == self._total or repeats(streamed)
-
     def _held_beside(self, limits: Limits) -> float:
         """Bytes of layers in host memory, at the least, if the device holds as many as it can."""
         all_bytes = sum(sums[-1] for sums in self._host)
@@ -264,7 +236,6 @@ class Splits:
         best: Found | None,
         *,
         held_bytes: int | None = None,
-        repeating: bool = True,
         split: Split | None = None,
     ) -> Found | None:
         """Return a split if it is better than the best so far, else that.
@@ -274,8 +245,6 @@ class Splits:
         used_bytes, held_bytes
             Of the layers on the device and in host memory; None where the latter are the last
             of their kinds.
-        repeating
-            Whether it may be taken where the page cache holds the layers on disk.
         split
             What is found, if it is not the counts themselves.
         """
@@ -288,8 +257,6 @@ class Splits:
                 pairs = zip(free, on_disk, strict=True)
                 held_bytes = self._held(tuple(count - some for count, some in pairs))
             cached = limits.from_disk and self._cached(limits, on_disk, held_bytes)
-        if cached and not repeating:
-            return best
         hits = self._hit_share(limits, free, used_bytes)
         if best is not None:
             least = self.price.least(kept, on_disk, hit_share=hits, page_cached=cached)
