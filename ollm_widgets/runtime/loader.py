@@ -28,7 +28,7 @@ from ollm_widgets.models.materialize import materialize
 from ollm_widgets.models.reference import ModelReference
 from ollm_widgets.models.resolved import ResolvedModel
 from ollm_widgets.models.resolver import ModelResolver
-from ollm_widgets.planning.advice import replanning
+from ollm_widgets.planning.advice import Advice, Replan, best_change, replanning
 from ollm_widgets.planning.config import RuntimeConfig
 from ollm_widgets.planning.kv_choice import kv_folder
 from ollm_widgets.planning.plan import RuntimePlan
@@ -135,11 +135,29 @@ class RuntimeLoader:
         return corrected_plan(self.selector.select(resolved, config))
 
     def explain(self, plan: RuntimePlan) -> str:
-        """Tell a plan in sentences, with the one change that would help it most.
+        """Tell a plan in sentences, with the one change that would help it most."""
+        return plan.explain(self._replanning(plan))
 
-        That one is found by planning again with other memory and other choices.
+    def advice(self, plan: RuntimePlan) -> Advice | None:
+        """Find the one change that would help a plan most, by planning with others; None if none.
+
+        Raises
+        ------
+        ConfigError
+            If the plan's config no longer works.
         """
-        return plan.explain(replanning(self.selector, plan.resolved_model))
+        return best_change(plan, self._replanning(plan))
+
+    def _replanning(self, plan: RuntimePlan) -> Replan:
+        replan = replanning(self.selector, plan.resolved_model)
+
+        def corrected(
+            config: RuntimeConfig, more_gpu_bytes: int = 0, more_ram_bytes: int = 0
+        ) -> RuntimePlan:
+            # As the plan itself is, so that like is compared with like.
+            return corrected_plan(replan(config, more_gpu_bytes, more_ram_bytes))
+
+        return corrected
 
     def inspect_remote(self, reference: ModelReference | str) -> ResolvedModel:
         """Read config and tensor headers of a hub model, no weights.

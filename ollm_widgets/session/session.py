@@ -22,6 +22,7 @@ from ollm_widgets.planning.config import GenerationConfig, RuntimeConfig
 from ollm_widgets.planning.devices import probe_machine
 from ollm_widgets.runtime.manager import RuntimeManager, default_manager
 from ollm_widgets.runtime.residency import RuntimeEvent
+from ollm_widgets.session.advising import Advising
 from ollm_widgets.session.browser import ModelBrowser
 from ollm_widgets.session.conversation import Conversation
 from ollm_widgets.session.editing import Editing
@@ -78,6 +79,7 @@ class Session:
         self._loads = Lane("load")
         self._remote = Lane("remote")  # asks the hub, which planning must not wait for
         self._inspected: set[str] = set()  # references that the hub was asked about
+        self.advising = Advising(self.manager, self.lock, lambda: self._changed("plan"))
         self._unloads = Lane("unload")  # waits for who is busy, which planning must not
         self._unsubscribe = self.manager.subscribe(self._on_runtime_event)
 
@@ -345,6 +347,8 @@ class Session:
                 self._inspected.add(reference)
                 self._remote.submit(lambda _cancel: self._inspect_on_hub(config))
         self._changed("plan", "loading", "capabilities", "header", "chat", "memory")
+        if plan is not None and not self.editing.moves:
+            self.advising.look(plan)
 
     def _inspect_on_hub(self, config: RuntimeConfig) -> None:
         """Read the chosen model's config and headers, so that its plan is exact."""

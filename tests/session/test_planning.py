@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from ollm_widgets import ConfigError, ModelReferenceError, RuntimeConfig, Session
@@ -41,6 +43,21 @@ def test_choosing_a_model_plans_it(session: Session, copy_model: CopyModel) -> N
     assert "RuntimeConfig" in plan.code
     assert view_loading(session).can_load
     assert view_capabilities(session) is not None
+
+
+def test_a_plan_is_told_with_the_one_change_that_would_help_it_most(
+    session: Session, converted_smollm: Path
+) -> None:
+    choose(session, str(converted_smollm))
+    edit(session, "offload_cpu_layers", "0")
+
+    def told() -> str:
+        plan = view_plan(session)
+        return plan.story if plan is not None else ""
+
+    until(session, lambda: "With the layer counts left empty it would run" in told())
+    edit(session, "offload_cpu_layers", "")
+    assert "With the layer counts" not in told()
 
 
 def test_the_last_choice_wins(session: Session, copy_model: CopyModel) -> None:

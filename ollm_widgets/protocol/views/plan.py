@@ -59,7 +59,7 @@ def view_plan(session: Session) -> PlanView | None:
             can_undo=session.editing.can_undo,
             can_redo=session.editing.can_redo,
             changes=tuple(_changes(session.plan_before, plan, labels)),
-            story=plan.explain(),
+            story="\n".join(filter(None, (plan.explain(), session.advising.text_for(plan)))),
         )
 
 

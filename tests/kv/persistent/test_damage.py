@@ -7,6 +7,7 @@ import os
 import shutil
 import sqlite3
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -131,7 +132,9 @@ def test_damaged_states_are_a_miss(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"no database", os.urandom(5000), b"SQLite format 3\0" + bytes(5000)]
+    "content",
+    [b"", b"no database", Random(5).randbytes(5000), b"SQLite format 3\0" + bytes(5000)],
+    ids=["nothing", "text", "noise", "a header"],
 )
 def test_garbage_in_place_of_the_index_is_set_aside(root: Path, content: bytes) -> None:
     folder = folder_of(root)
