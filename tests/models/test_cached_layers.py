@@ -92,7 +92,10 @@ def test_each_layer_keeps_what_the_config_says(model_type: str, dtype: Any, tmp_
     config.save_pretrained(tmp_path)
     shape = shape_from_config(json.loads((tmp_path / "config.json").read_text()))
     assert shape is not None
-    assert kv_layer_bytes(shape, dtype, 41) == tuple(map(_held_bytes, cache.layers))
+    held = tuple(map(_held_bytes, cache.layers))
+    # Of layers that use another's keys and values some versions make no cache.
+    without_cache = (0,) * (shape.layers - len(held))
+    assert kv_layer_bytes(shape, dtype, 41) == held + without_cache
 
 
 def _held_bytes(layer: Any) -> int:

@@ -433,7 +433,7 @@ class Missing:
 sys.meta_path.insert(0, Missing())
 import ollm_widgets
 print(ollm_widgets.doctor())
-print(sorted(set(sys.modules) & {{'IPython', 'ipywidgets', 'anywidget', 'requests', 'httpx'}}))
+print(sorted(set(sys.modules) & {{'IPython', 'ipywidgets', 'anywidget'}}))
 """
 
 
