@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from ollm_widgets.planning.ids import (
     OffloadPolicy,
     SelectorProfile,
 )
-from ollm_widgets.planning.plain import named_fields, plain
+from ollm_widgets.planning.plain import PlainFields
 from ollm_widgets.render.units import parse_bytes
 
 __all__ = [
@@ -53,7 +53,7 @@ _NOT_IDENTITY = frozenset({"force_download"})
 
 
 @dataclass(slots=True)
-class RuntimeConfig:
+class RuntimeConfig(PlainFields):
     """How to run a model; None and ``"auto"`` leave a choice to the planner.
 
     Parameters
@@ -142,25 +142,6 @@ class RuntimeConfig:
             # One spelling of a folder, so that what was written as text is equal when read back.
             if isinstance(folder := getattr(self, name), str) and folder.strip():
                 setattr(self, name, Path(folder))
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> RuntimeConfig:
-        """Build the config that `as_dict` gave, or that somebody wrote as JSON; it is checked.
-
-        Raises
-        ------
-        ConfigError
-            For a name that is no field, and for a value that cannot work; it names the field
-            and the fix.
-        """
-        config = cls(**named_fields(cls, values))
-        config.validate()
-        return config
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return every field as a plain value that `json.dumps` takes; paths are texts."""
-        named: dict[str, Any] = plain(self)
-        return named
 
     def validate(self) -> None:
         """Check every field on its own and against the others; no model is looked at.

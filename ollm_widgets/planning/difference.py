@@ -80,11 +80,6 @@ class PlanDifference(Tabular):
         """The fields of the config that differ."""
         return tuple(each for each in self.rows if each.kind == "config")
 
-    @property
-    def consequences(self) -> tuple[PlanChange, ...]:
-        """What else differs."""
-        return tuple(each for each in self.rows if each.kind == "consequence")
-
     def as_dicts(self) -> list[dict[str, Any]]:
         """Return one plain dict a change, as `json.dumps` and DataFrames take them."""
         return [asdict(each) for each in self.rows]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from ollm_widgets.planning.checks import check_count, check_flag, check_number, check_texts
-from ollm_widgets.planning.plain import named_fields, plain
+from ollm_widgets.planning.plain import PlainFields
 
 
 @dataclass(frozen=True, slots=True)
-class GenerationConfig:
+class GenerationConfig(PlainFields):
     """How to answer.
 
     Parameters
@@ -45,25 +43,6 @@ class GenerationConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", _as_texts(self.stop))
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> GenerationConfig:
-        """Build what `as_dict` gave, or what somebody wrote as JSON; it is checked.
-
-        Raises
-        ------
-        ConfigError
-            For a name that is no field, and for a value that cannot work; it names the field
-            and the fix.
-        """
-        generation = cls(**named_fields(cls, values))
-        generation.validate()
-        return generation
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return every field as a plain value that `json.dumps` takes."""
-        named: dict[str, Any] = plain(self)
-        return named
 
     def validate(self) -> None:
         """Check every field.

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from os import PathLike, fspath
-from typing import Any
+from typing import Any, Self
 
 from ollm_widgets.errors import ConfigError
 
@@ -38,6 +38,35 @@ def _plain_scalar(value: object) -> Any:
     if value is None or isinstance(value, bool | int | str):
         return value
     return fspath(value) if isinstance(value, PathLike) else str(value)
+
+
+class PlainFields:
+    """A dataclass that is written as plain values, and read back from them."""
+
+    __slots__ = ()
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build what `as_dict` gave, or what somebody wrote as JSON; it is checked.
+
+        Raises
+        ------
+        ConfigError
+            For a name that is no field, and for a value that cannot work; it names the field
+            and the fix.
+        """
+        made = cls(**named_fields(cls, values))
+        made.validate()
+        return made
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return every field as a plain value that `json.dumps` takes; paths are texts."""
+        named: dict[str, Any] = plain(self)
+        return named
+
+    def validate(self) -> None:
+        """Check every field; raises `ConfigError`."""
+        raise NotImplementedError
 
 
 def named_fields(kind: type, values: object) -> dict[str, Any]:

@@ -62,6 +62,12 @@ class Bandwidth:
             page_cache_bytes_per_s=speeds.page_cache_bytes_per_s or self.page_cache_bytes_per_s,
         )
 
+    def with_unpacking(self) -> Bandwidth:
+        """The same, a GPU's decoding counted as a share of its read rate where not measured."""
+        if self.unpack_bytes_per_s is not None:
+            return self
+        return replace(self, unpack_bytes_per_s=_UNPACKED_PER_READ * self.read_bytes_per_s)
+
 
 _NAMES = tuple(field.name for field in fields(Bandwidth))
 
@@ -82,9 +88,7 @@ def bandwidth_of(device: Device) -> Bandwidth | None:
         with profile_file().measuring():
             # Another thread or process may have measured while this one waited.
             known = known_bandwidth(device) or measure_device(device)
-    if known is None or device.kind != "cuda" or known.unpack_bytes_per_s is not None:
-        return known
-    return replace(known, unpack_bytes_per_s=_UNPACKED_PER_READ * known.read_bytes_per_s)
+    return known.with_unpacking() if known is not None and device.kind == "cuda" else known
 
 
 def known_bandwidth(device: Device) -> Bandwidth | None:

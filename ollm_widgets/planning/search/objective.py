@@ -24,7 +24,7 @@ from typing import NamedTuple
 from ollm_widgets.planning.ids import DeviceKind
 from ollm_widgets.planning.passes import PlannedRun
 from ollm_widgets.planning.profile.bandwidth import Bandwidth
-from ollm_widgets.planning.speed.step import step_seconds
+from ollm_widgets.planning.speed.step import NOMINAL_LAUNCH_S, step_seconds
 from ollm_widgets.planning.speed.work import step_work
 from ollm_widgets.planning.weights import WeightSizes
 
@@ -38,7 +38,7 @@ _NOMINAL: dict[DeviceKind, Bandwidth] = {
         disk_bytes_per_s=2e9,
         page_cache_bytes_per_s=15e9,
         host_copy_bytes_per_s=10e9,
-        launch_s=4.5e-6,
+        launch_s=NOMINAL_LAUNCH_S,
         replay_s=2e-6,
     ),
     "mps": Bandwidth(2e11, 1e13, disk_bytes_per_s=3e9, page_cache_bytes_per_s=10e9),
@@ -48,11 +48,9 @@ _NOMINAL: dict[DeviceKind, Bandwidth] = {
         disk_bytes_per_s=2e9,
         page_cache_bytes_per_s=10e9,
         host_copy_bytes_per_s=1e10,
-        launch_s=4.5e-6,
+        launch_s=NOMINAL_LAUNCH_S,
     ),
 }
-# Two kernels read a packed layer once and write it once.
-_UNPACKED_SHARE_OF_READ = 0.5
 
 
 class Score(NamedTuple):
@@ -92,10 +90,7 @@ def speeds_for(kind: DeviceKind, measured: Bandwidth | None) -> Bandwidth:
             if getattr(measured, each.name) is None
         },
     )
-    if kind == "cuda" and known.unpack_bytes_per_s is None:
-        unpacked = _UNPACKED_SHARE_OF_READ * known.read_bytes_per_s
-        known = replace(known, unpack_bytes_per_s=unpacked)
-    return known
+    return known.with_unpacking() if kind == "cuda" else known
 
 
 def token_seconds(
