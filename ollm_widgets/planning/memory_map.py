@@ -123,6 +123,9 @@ class TierMemory:
 
     def summary(self) -> str:
         """Say it in words: ``"0.8 of 21.5 GiB"``, against what the plan may use."""
+        if self.place == "disk" and self.fits:
+            # The model's files are there already, and take nothing of what is free.
+            return format_memory(self.needed_bytes)
         needed, available = format_memory(self.needed_bytes), format_memory(self.available_bytes)
         unit = available.rpartition(" ")[2]
         return f"{needed.removesuffix(f' {unit}')} of {available}"

@@ -73,6 +73,10 @@ def test_layers_are_dragged_to_disk_and_back_and_everything_follows(lab: Lab) ->
     assert tokens_per_s(plan) != resident
     notebook.screenshot("plan-dragged")
 
+    plan.get_by_text("Why this plan").click()
+    expect(plan).to_contain_text("With the layer counts left empty it would run")
+    notebook.screenshot("plan-why")
+
     # However many places a drag went over, it is one step.
     button(plan, "Undo").click()
     expect(boundary(plan)).to_have_attribute("aria-valuenow", str(LAYERS))
