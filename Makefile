@@ -9,6 +9,9 @@ STAMPS := $(VENV)/.stamps
 PINNED := .ci/constraints.txt
 # A file's tests stay together, for what they share; a process computes on one core.
 PARALLEL := OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --maxprocesses 4 --dist loadfile
+SLOW := browser or packaging
+# A Ray cluster of three nodes wants the machine for itself, for six minutes.
+ALONE := ray
 # Options that choose among the tests may leave none of a kind.
 NONE_CHOSEN = test $$? = 5 -a -n '$(PYTEST_OPTIONS)'
 
@@ -21,11 +24,11 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo model test test-fast test-js browser check format protocol bundle packages wheel clean
+.PHONY: help setup demo model test test-fast test-cluster test-js browser check format protocol bundle packages wheel clean
 
 help: ## Show this list
 	@echo "make TARGET, where TARGET is one of"
-	@sed -n 's/^\([a-z-]*\):.*## /  \1|/p' Makefile | awk -F'|' '{ printf "%-12s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## /  \1|/p' Makefile | awk -F'|' '{ printf "%-13s %s\n", $$1, $$2 }'
 
 setup: $(STAMPS)/installed ## Make .venv with the package, its tools and the embedded model
 	@:
@@ -39,14 +42,18 @@ else
 		exec $(VENV)/bin/jupyter lab $$root --LabApp.default_url=/lab/tree/$(NOTEBOOK) $(JUPYTER_OPTIONS)
 endif
 
-test: setup test-js browser ## Run all tests, the ones in a real browser included
+test: setup test-js browser ## Run all tests but those of test-cluster, the ones in a real browser included
 	@echo "== pytest"
-	@$(PARALLEL) -m "not browser and not packaging" $(PYTEST_OPTIONS) || $(NONE_CHOSEN)
+	@$(PARALLEL) -m "not ($(SLOW) or $(ALONE))" $(PYTEST_OPTIONS) || $(NONE_CHOSEN)
 	@echo "== pytest, in a browser and of the distributions"
-	@$(PY) -m pytest -m "browser or packaging" $(PYTEST_OPTIONS) || $(NONE_CHOSEN)
+	@$(PARALLEL) -m "($(SLOW)) and not $(ALONE)" $(or $(PYTEST_OPTIONS),tests/browser tests/packaging) || $(NONE_CHOSEN)
 
-test-fast: setup bundle ## Run the tests that need neither a browser nor a build
-	@$(PARALLEL) -m "not browser and not packaging" $(PYTEST_OPTIONS)
+test-fast: setup bundle ## Run the tests that need neither a browser, a cluster nor a build
+	@$(PARALLEL) -m "not ($(SLOW) or $(ALONE))" $(PYTEST_OPTIONS)
+
+test-cluster: setup bundle model browser ## Run the tests on a real Ray cluster of three nodes
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -m "$(ALONE)" tests/cluster/on_ray $(PYTEST_OPTIONS)
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -m "$(ALONE)" tests/browser/test_cluster.py $(PYTEST_OPTIONS)
 
 check: setup packages ## Format, lint, types, import contracts, protocol drift, bundle sizes
 	@echo "== ruff"

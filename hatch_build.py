@@ -68,8 +68,8 @@ class Bundles:
                 f"`pip install '{NODE_REQUIREMENT}'`."
             )
         self.install_packages(node)
-        shutil.rmtree(self.static, ignore_errors=True)
         _npm(node, self.js, "run", "--loglevel=error", "build")
+        self._remove_others()
         self._write_record()
         return True
 
@@ -88,6 +88,13 @@ class Bundles:
             return
         _npm(node, self.js, "ci", "--prefer-offline", "--no-audit", "--no-fund", "--loglevel=error")
         installed.touch()
+
+    def _remove_others(self) -> None:
+        """Remove bundles of widgets that are no more; those there are stay in use meanwhile."""
+        widgets = {source.stem for source in (self.js / "src" / "widgets").glob("*.tsx")}
+        for file in self.static.glob("*"):
+            if file.stem not in widgets and file != self.record:
+                file.unlink()
 
     def _write_record(self) -> None:
         described = self._describe()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +57,13 @@ def main() -> int:
     options = parser.parse_args()
     for path in options.notebooks:
         print(f"== {path}", flush=True)
+        started = time.monotonic()
         try:
             run(path, options.timeout)
         except (CellExecutionError, CellTimeoutError, DeadKernelError, OSError) as error:
             print(f"\n{path} failed: {error}", file=sys.stderr)
             return 1
-    print("\nall cells ran", flush=True)
+        print(f"\nall cells ran, {time.monotonic() - started:.0f} s", flush=True)
     return 0
 
 

@@ -5,6 +5,9 @@ import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
 
 const LIMIT_BYTES = 60_000;
+// These draw what a model says: Markdown, code and formulas.
+const LIMIT_WITH_CHAT_BYTES = 140_000;
+const WITH_CHAT = ["chat.js", "workbench.js"];
 const folder = join(dirname(fileURLToPath(import.meta.url)), "..", "ollm_widgets", "static");
 
 const sizeBytes = (name) => gzipSync(readFileSync(join(folder, name)), { level: 9 }).length;
@@ -13,13 +16,15 @@ let tooLarge = false;
 for (const script of readdirSync(folder).filter((name) => name.endsWith(".js"))) {
   const style = script.replace(/\.js$/, ".css");
   const total = sizeBytes(script) + sizeBytes(style);
-  const over = total > LIMIT_BYTES;
+  const limit = WITH_CHAT.includes(script) ? LIMIT_WITH_CHAT_BYTES : LIMIT_BYTES;
+  const over = total > limit;
   tooLarge ||= over;
   console.log(
     `${script.padEnd(20)} ${(total / 1000).toFixed(1).padStart(6)} kB gzipped${over ? "  too large" : ""}`,
   );
 }
 if (tooLarge) {
-  console.error(`A widget is above ${LIMIT_BYTES / 1000} kB: remove what it does not need.`);
+  const limits = `${LIMIT_BYTES / 1000} kB (with the chat ${LIMIT_WITH_CHAT_BYTES / 1000} kB)`;
+  console.error(`A widget is above ${limits}: remove what it does not need.`);
   process.exit(1);
 }

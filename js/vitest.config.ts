@@ -5,5 +5,7 @@ export default defineConfig({
     environment: "jsdom",
     include: ["src/**/*.test.{ts,tsx}"],
     restoreMocks: true,
+    // Its sources name one another without ".js", which Node alone does not follow.
+    server: { deps: { inline: ["temml"] } },
   },
 });

@@ -1,26 +1,33 @@
 """Run language models on your own hardware, from the notebook or from plain Python.
 
 Public names are imported when they are first used, so that importing this package, or
-``%load_ext ollm``, costs nothing until a model is wanted.
+``%load_ext ollm``, costs nothing until a model is wanted. What they are is said to type checkers
+and editors by the stub beside this file; a test holds the two together.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
 _HOMES = {
     "ollm_widgets.errors": (
+        "BackendsFailedError",
         "Cancelled",
+        "ClusterBusyError",
+        "ClusterUnavailableError",
         "ConfigError",
+        "CoolDownError",
         "GatedModelError",
+        "HostLostError",
         "KVStrategyError",
         "MalformedModelError",
         "ManagedModelDownloadError",
         "ModelReferenceError",
+        "NoRoomError",
         "OllmError",
         "OutOfMemory",
         "PlanNotExecutableError",
@@ -43,15 +50,26 @@ _HOMES = {
     "ollm_widgets.planning.specialization": ("SpecializationRegistry",),
     "ollm_widgets.planning.verdict": ("Verdict", "verdict_of"),
     "ollm_widgets.backends.base": ("LoadProgress",),
+    "ollm_widgets.cluster.cluster": ("Cluster",),
     "ollm_widgets.runtime.completion": ("Completion", "Delta"),
     "ollm_widgets.runtime.doctor.profiling": ("profile_machine",),
     "ollm_widgets.runtime.doctor.report": ("DoctorReport", "doctor"),
+    "ollm_widgets.runtime.interface": ("Runtime",),
     "ollm_widgets.runtime.loaded": ("LoadedRuntime",),
     "ollm_widgets.runtime.loader": ("RuntimeLoader",),
-    "ollm_widgets.runtime.manager": ("RuntimeManager", "default_manager"),
     "ollm_widgets.runtime.predicted_and_measured": ("PredictedAndMeasured", "TruthReport"),
-    "ollm_widgets.runtime.residency": ("Lease", "RuntimeEvent"),
+    "ollm_widgets.runtime.residency.manager": ("RuntimeManager",),
+    "ollm_widgets.runtime.residency.options": ("ResidencyOptions",),
+    "ollm_widgets.runtime.residency.records": (
+        "Demoted",
+        "Lease",
+        "RuntimeEvent",
+        "Unloaded",
+        "Waiting",
+    ),
+    "ollm_widgets.session.kernel_manager": ("default_manager",),
     "ollm_widgets.session.session": ("Session", "default_session"),
+    "ollm_widgets.widgets.activity": ("Activity",),
     "ollm_widgets.widgets.capability_card": ("CapabilityCard",),
     "ollm_widgets.widgets.chat": ("Chat",),
     "ollm_widgets.widgets.load_panel": ("LoadPanel",),
@@ -65,7 +83,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [*_HOME_OF, "load_ipython_extension", "unload_ipython_extension"]  # noqa: PLE0604
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,9 +6,9 @@ A message says what happened, with numbers; `hint` says what to do next.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class OllmError(Exception):
@@ -31,6 +31,16 @@ class OllmError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".strip()
+
+    def __reduce__(self) -> tuple[Callable[..., OllmError], tuple[Any, ...], dict[str, Any]]:
+        # By default a copy is made by calling the class with `args`, which are not what the
+        # class was called with.
+        return _remade, (type(self), self.args), self.__dict__
+
+
+def _remade(kind: type[OllmError], args: tuple[Any, ...]) -> OllmError:
+    """Make the copy of an error that has crossed to another process; its state follows."""
+    return kind.__new__(kind, *args)
 
 
 class ModelReferenceError(OllmError, ValueError):
@@ -253,6 +263,76 @@ class RuntimeBusyError(OllmError):
     """A runtime is in use and did not become idle in time."""
 
     code: ClassVar[str] = "runtime-busy"
+
+
+class NoRoomError(RuntimeBusyError):
+    """Room for another runtime could not be made.
+
+    Parameters
+    ----------
+    holders
+        Who holds the room and why each stays, one string each.
+    """
+
+    code: ClassVar[str] = "no-room"
+
+    def __init__(self, message: str, *, holders: Sequence[str] = (), hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.holders = tuple(holders)
+
+
+class ClusterBusyError(RuntimeBusyError):
+    """No node of the cluster has room for the request by now.
+
+    Parameters
+    ----------
+    retry_after_s
+        After so many seconds it may be otherwise.
+    """
+
+    code: ClassVar[str] = "cluster-busy"
+
+    def __init__(self, message: str, *, retry_after_s: float, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s
+
+
+class HostLostError(OllmError):
+    """The node that answered went away before the answer was complete.
+
+    Parameters
+    ----------
+    node
+        What a person calls it.
+    """
+
+    code: ClassVar[str] = "host-lost"
+
+    def __init__(self, message: str, *, node: str, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.node = node
+
+
+class ClusterUnavailableError(OllmError):
+    """There is no cluster to be used: Ray is not installed, or cannot be reached."""
+
+    code: ClassVar[str] = "cluster-unavailable"
+
+
+class BackendsFailedError(OllmError):
+    """Every backend that could run the model failed to load it.
+
+    Parameters
+    ----------
+    errors
+        What each raised, in the order in which they were tried.
+    """
+
+    code: ClassVar[str] = "backends-failed"
+
+    def __init__(self, message: str, *, errors: Sequence[BaseException], hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.errors = tuple(errors)
 
 
 class CoolDownError(OllmError):

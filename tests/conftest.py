@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,41 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OLLM_OBSERVE", "0")
 # As it is before any test sets one of its own.
 _SHARED_CACHE = settings.cache_dir()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Import everything without looking for garbage, of which there is none."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_collections() -> None:
+    """Take what is there before a file's tests out of the collections of garbage during them.
+
+    Whoever closes a runtime collects garbage, and to look through all that torch and transformers
+    keep takes longer than most tests.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def other_kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let managers of this process meet each other alone, not a kernel that somebody works in."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("devices")
+        patch.setattr("ollm_widgets.runtime.residency.neighbours.FOLDER_NAME", str(folder))
+        yield
+
+
+def pytest_unconfigure() -> None:
+    """Give back what was taken out: libraries count what is left when the process ends."""
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ export type AnyEvent =
   | CapabilitiesEvent
   | MemoryEvent
   | ChatEvent
+  | ActivityEvent
   | ChatDeltaEvent;
 export type AnyReply = Ack | Failure;
 export type AnyCommand =
@@ -26,12 +27,24 @@ export type AnyCommand =
   | Load
   | Cancel
   | Unload
+  | Demote
+  | Ask
+  | Reload
   | Pin
   | Use
   | Send
   | Stop
   | Retry
   | EditTurn
+  | Show
+  | Instruct
+  | Sample
+  | SamplingPreset
+  | Attach
+  | Detach
+  | Export
+  | Trace
+  | Inspect
   | Clear;
 
 /**
@@ -67,6 +80,7 @@ export interface Snapshot {
   capabilities: CapabilitiesView | null;
   memory: MemoryView;
   chat: ChatView;
+  activity: ActivityView;
 }
 /**
  * Region `Models`.
@@ -308,18 +322,29 @@ export interface Row {
 export interface MemoryView {
   items: ResidentItem[];
   chips: Chip[];
+  effect: string;
+  problem: Problem | null;
+  history: PastEvent[];
+  others: OtherKernel[];
+  now_s: number;
 }
 /**
- * One loaded runtime on the shelf.
+ * One runtime on the shelf, or one that is on its way there.
  */
 export interface ResidentItem {
   id: string;
   name: string;
-  state: "busy" | "idle" | "loading";
+  state: "busy" | "demoted" | "demoting" | "idle" | "leaving" | "loading" | "returning" | "waiting";
+  word: string;
   current: boolean;
   pinned: boolean;
   holdings: Holding[];
   text: string;
+  node: string;
+  last_used_s: number;
+  queue: Asker[];
+  can_demote: boolean;
+  note: string;
 }
 /**
  * Bytes of one kind in one tier.
@@ -328,6 +353,30 @@ export interface Holding {
   place: "disk" | "gpu" | "ram";
   kind: "kv" | "layers";
   size_bytes: number;
+}
+/**
+ * Who runs a request, or waits to; in the order of their turns.
+ */
+export interface Asker {
+  caller: string;
+  running: boolean;
+}
+/**
+ * Something that happened to a runtime, in a sentence.
+ */
+export interface PastEvent {
+  at_s: number;
+  text: string;
+  tone: "neutral" | "no" | "ok" | "warn";
+}
+/**
+ * Another kernel of this machine that holds memory.
+ */
+export interface OtherKernel {
+  id: string;
+  title: string;
+  text: string;
+  asked: boolean;
 }
 /**
  * Region `Chat`.
@@ -340,6 +389,11 @@ export interface ChatView {
   status: string;
   context_tokens: number;
   context_limit: number;
+  gone: string;
+  can_reload: boolean;
+  instructions: InstructionsView;
+  sampling: SamplingView;
+  tray: TrayView;
 }
 /**
  * One article of the conversation.
@@ -350,6 +404,144 @@ export interface Turn {
   text: string;
   state: "done" | "failed" | "stopped" | "streaming" | "waiting";
   note: string;
+  versions: string[];
+  attachments: AttachmentView[];
+}
+/**
+ * A file that goes with a question; its content stays in the kernel.
+ */
+export interface AttachmentView {
+  id: string;
+  name: string;
+  kind: "image" | "text";
+  size: string;
+  thumbnail: string;
+  reading: boolean;
+}
+/**
+ * What the model is told before the first question.
+ */
+export interface InstructionsView {
+  text: string;
+  note: string;
+}
+/**
+ * How the next answers are generated.
+ */
+export interface SamplingView {
+  fields: SamplingField[];
+  presets: SamplingPresetView[];
+  summary: string;
+}
+/**
+ * One field of how answers are generated.
+ */
+export interface SamplingField {
+  name: string;
+  label: string;
+  kind: "count" | "number" | "texts";
+  value: string;
+  automatic: string;
+  help: string;
+  unused: string;
+  error: string;
+}
+/**
+ * A set of values that goes by a name.
+ */
+export interface SamplingPresetView {
+  id: string;
+  title: string;
+  help: string;
+  active: boolean;
+}
+/**
+ * The files that will go with the next question.
+ */
+export interface TrayView {
+  items: AttachmentView[];
+  problem: string;
+  help: string;
+}
+/**
+ * Region `Activity`.
+ */
+export interface ActivityView {
+  pace: PaceView | null;
+  kv: KVView | null;
+  trace: TraceView | null;
+  truth: TruthItem[];
+  truth_text: string;
+  tracing: "off" | "on" | "starting";
+  untraceable: string;
+  problem: string;
+}
+/**
+ * How fast the latest answer is, or was, written.
+ */
+export interface PaceView {
+  state: "ended" | "reading" | "writing";
+  prompt_tokens: number;
+  reused_tokens: number;
+  first_token_s: number;
+  new_tokens: number;
+  seconds: number;
+  tokens_per_s: number;
+  tokens: number[];
+  at_s: number[];
+  text: string;
+}
+/**
+ * How the KV cache has grown over the conversation.
+ */
+export interface KVView {
+  items: KVItem[];
+  limit_tokens: number;
+  limit_bytes: number;
+  text: string;
+}
+/**
+ * What the KV cache held after one answer.
+ */
+export interface KVItem {
+  number: number;
+  tokens: number;
+  hot_tokens: number;
+  hot_bytes: number;
+  ram_bytes: number;
+  disk_bytes: number;
+  text: string;
+}
+/**
+ * Where the time of each token of an answer went; the parts of a token are its time.
+ */
+export interface TraceView {
+  parts: TracePart[];
+  numbers: number[];
+  shown: number;
+  prompt: string;
+  note: string;
+  text: string;
+}
+/**
+ * One thing that the time of a token goes to.
+ */
+export interface TracePart {
+  kind: "between" | "choose" | "compute" | "copy" | "disk" | "unpack";
+  name: string;
+  help: string;
+  tokens_ms: number[];
+  layers_ms: number[];
+}
+/**
+ * A figure of the plan beside what came true.
+ */
+export interface TruthItem {
+  name: string;
+  predicted: string;
+  measured: string;
+  ratio: number;
+  remark: string;
 }
 /**
  * The line above everything changed.
@@ -428,6 +620,16 @@ export interface ChatEvent {
   job: string | null;
 }
 /**
+ * The pictures changed.
+ */
+export interface ActivityEvent {
+  kind: "activity";
+  body: ActivityView;
+  v: number;
+  seq: number;
+  job: string | null;
+}
+/**
  * The last turn grew.
  */
 export interface ChatDeltaEvent {
@@ -450,6 +652,7 @@ export interface TextDelta {
 export interface Ack {
   kind: "ack";
   job: string | null;
+  text: string;
   v: number;
   id: string;
 }
@@ -637,6 +840,21 @@ export interface Nothing4 {}
  */
 export interface Load {
   name: "load";
+  body: LoadBody;
+  v: number;
+  id: string;
+}
+/**
+ * Whether to load although room could not be made.
+ */
+export interface LoadBody {
+  anyway: boolean;
+}
+/**
+ * Cancel the load that runs.
+ */
+export interface Cancel {
+  name: "cancel";
   body?: Nothing5;
   v: number;
   id: string;
@@ -646,23 +864,26 @@ export interface Load {
  */
 export interface Nothing5 {}
 /**
- * Cancel the load that runs.
- */
-export interface Cancel {
-  name: "cancel";
-  body?: Nothing6;
-  v: number;
-  id: string;
-}
-/**
- * The body of a command without arguments.
- */
-export interface Nothing6 {}
-/**
  * Give a runtime's memory back.
  */
 export interface Unload {
   name: "unload";
+  body: UnloadBody;
+  v: number;
+  id: string;
+}
+/**
+ * A runtime, and whether to stop what it does; without that its end is waited for.
+ */
+export interface UnloadBody {
+  runtime: string;
+  force: boolean;
+}
+/**
+ * Move a runtime from the accelerator to host memory.
+ */
+export interface Demote {
+  name: "demote";
   body: RuntimeBody;
   v: number;
   id: string;
@@ -673,6 +894,34 @@ export interface Unload {
 export interface RuntimeBody {
   runtime: string;
 }
+/**
+ * Ask another kernel to give memory back; it need not.
+ */
+export interface Ask {
+  name: "ask";
+  body: AskBody;
+  v: number;
+  id: string;
+}
+/**
+ * Another kernel, as the shelf lists it.
+ */
+export interface AskBody {
+  holder: string;
+}
+/**
+ * Load the runtime of this conversation again, which has left memory.
+ */
+export interface Reload {
+  name: "reload";
+  body?: Nothing6;
+  v: number;
+  id: string;
+}
+/**
+ * The body of a command without arguments.
+ */
+export interface Nothing6 {}
 /**
  * Keep a runtime, or allow its eviction.
  */
@@ -727,7 +976,7 @@ export interface Stop {
  */
 export interface Nothing7 {}
 /**
- * Answer the question before this model turn once more.
+ * Answer the question before this model turn once more; this answer stays as a version.
  */
 export interface Retry {
   name: "retry";
@@ -742,7 +991,7 @@ export interface TurnBody {
   turn: string;
 }
 /**
- * Replace a question, drop what follows, answer again.
+ * Ask another question in the place of one, which stays as a version, and answer it.
  */
 export interface EditTurn {
   name: "edit-turn";
@@ -756,6 +1005,152 @@ export interface EditTurn {
 export interface EditTurnBody {
   turn: string;
   text: string;
+}
+/**
+ * Show another version of a turn, and what followed it.
+ */
+export interface Show {
+  name: "show";
+  body: ShowBody;
+  v: number;
+  id: string;
+}
+/**
+ * A version of a turn, by its own id.
+ */
+export interface ShowBody {
+  turn: string;
+}
+/**
+ * Tell the model something before the first question, from the next answer on.
+ */
+export interface Instruct {
+  name: "instruct";
+  body: InstructBody;
+  v: number;
+  id: string;
+}
+/**
+ * What the model is told before the first question; "" = nothing.
+ */
+export interface InstructBody {
+  text: string;
+}
+/**
+ * Change one field of how the next answers are generated.
+ */
+export interface Sample {
+  name: "sample";
+  body: SampleBody;
+  v: number;
+  id: string;
+}
+/**
+ * A field of how answers are generated, and its new value.
+ */
+export interface SampleBody {
+  field:
+    | "max_new_tokens"
+    | "min_p"
+    | "repetition_penalty"
+    | "seed"
+    | "stop"
+    | "temperature"
+    | "top_k"
+    | "top_p";
+  value: string;
+}
+/**
+ * Choose a whole set of values for how the next answers are generated.
+ */
+export interface SamplingPreset {
+  name: "sampling-preset";
+  body: SamplingPresetBody;
+  v: number;
+  id: string;
+}
+/**
+ * A set of values for how answers are generated, by its name.
+ */
+export interface SamplingPresetBody {
+  preset: "balanced" | "creative" | "exact";
+}
+/**
+ * Give the next question a file, in pieces.
+ */
+export interface Attach {
+  name: "attach";
+  body: AttachBody;
+  v: number;
+  id: string;
+}
+/**
+ * A piece of a file; its bytes are the message's one buffer.
+ */
+export interface AttachBody {
+  upload: string;
+  name: string;
+  last: boolean;
+}
+/**
+ * Put a file away that was to go with the next question.
+ */
+export interface Detach {
+  name: "detach";
+  body: DetachBody;
+  v: number;
+  id: string;
+}
+/**
+ * A file that was to go with the next question.
+ */
+export interface DetachBody {
+  attachment: string;
+}
+/**
+ * Ask for the conversation as text; the reply carries it.
+ */
+export interface Export {
+  name: "export";
+  body: ExportBody;
+  v: number;
+  id: string;
+}
+/**
+ * What the conversation is to become; the reply carries it.
+ */
+export interface ExportBody {
+  form: "markdown" | "python";
+}
+/**
+ * Trace the next answer, or do not after all.
+ */
+export interface Trace {
+  name: "trace";
+  body: TraceBody;
+  v: number;
+  id: string;
+}
+/**
+ * Whether to trace the next answer.
+ */
+export interface TraceBody {
+  on: boolean;
+}
+/**
+ * Show where the time of another traced token went, layer by layer.
+ */
+export interface Inspect {
+  name: "inspect";
+  body: InspectBody;
+  v: number;
+  id: string;
+}
+/**
+ * A token of the answer that was traced.
+ */
+export interface InspectBody {
+  token: string;
 }
 /**
  * Start a new conversation.
@@ -783,6 +1178,7 @@ export const EVENTS: Record<string, string> = {
   capabilities: "CapabilitiesEvent",
   memory: "MemoryEvent",
   chat: "ChatEvent",
+  activity: "ActivityEvent",
   "chat.delta": "ChatDeltaEvent",
 };
 
@@ -796,8 +1192,32 @@ export const SHAPES: Record<string, unknown> = {
     properties: {
       kind: { enum: ["ack"] },
       job: { anyOf: [{ type: "string" }, { type: "null" }], default: null },
+      text: { type: "string", default: "" },
       v: { type: "integer" },
       id: { type: "string" },
+    },
+  },
+  ActivityEvent: {
+    type: "object",
+    properties: {
+      kind: { enum: ["activity"] },
+      body: { $ref: "ActivityView" },
+      v: { type: "integer" },
+      seq: { type: "integer" },
+      job: { anyOf: [{ type: "string" }, { type: "null" }], default: null },
+    },
+  },
+  ActivityView: {
+    type: "object",
+    properties: {
+      pace: { anyOf: [{ $ref: "PaceView" }, { type: "null" }], default: null },
+      kv: { anyOf: [{ $ref: "KVView" }, { type: "null" }], default: null },
+      trace: { anyOf: [{ $ref: "TraceView" }, { type: "null" }], default: null },
+      truth: { type: "array", items: { $ref: "TruthItem" }, default: [] },
+      truth_text: { type: "string", default: "" },
+      tracing: { enum: ["off", "on", "starting"], default: "off" },
+      untraceable: { type: "string", default: "" },
+      problem: { type: "string", default: "" },
     },
   },
   AnyEvent: {
@@ -810,10 +1230,26 @@ export const SHAPES: Record<string, unknown> = {
       { $ref: "CapabilitiesEvent" },
       { $ref: "MemoryEvent" },
       { $ref: "ChatEvent" },
+      { $ref: "ActivityEvent" },
       { $ref: "ChatDeltaEvent" },
     ],
   },
   AnyReply: { anyOf: [{ $ref: "Ack" }, { $ref: "Failure" }] },
+  Asker: {
+    type: "object",
+    properties: { caller: { type: "string" }, running: { type: "boolean" } },
+  },
+  AttachmentView: {
+    type: "object",
+    properties: {
+      id: { type: "string" },
+      name: { type: "string" },
+      kind: { enum: ["image", "text"] },
+      size: { type: "string" },
+      thumbnail: { type: "string", default: "" },
+      reading: { type: "boolean", default: false },
+    },
+  },
   CapabilitiesEvent: {
     type: "object",
     properties: {
@@ -871,6 +1307,11 @@ export const SHAPES: Record<string, unknown> = {
       status: { type: "string" },
       context_tokens: { type: "integer", default: 0 },
       context_limit: { type: "integer", default: 0 },
+      gone: { type: "string", default: "" },
+      can_reload: { type: "boolean", default: false },
+      instructions: { $ref: "InstructionsView", default: { text: "", note: "" } },
+      sampling: { $ref: "SamplingView", default: { fields: [], presets: [], summary: "" } },
+      tray: { $ref: "TrayView", default: { items: [], problem: "", help: "" } },
     },
   },
   Chip: {
@@ -949,6 +1390,31 @@ export const SHAPES: Record<string, unknown> = {
       size_bytes: { type: "integer" },
     },
   },
+  InstructionsView: {
+    type: "object",
+    properties: { text: { type: "string", default: "" }, note: { type: "string", default: "" } },
+  },
+  KVItem: {
+    type: "object",
+    properties: {
+      number: { type: "integer" },
+      tokens: { type: "integer" },
+      hot_tokens: { type: "integer" },
+      hot_bytes: { type: "integer" },
+      ram_bytes: { type: "integer" },
+      disk_bytes: { type: "integer" },
+      text: { type: "string" },
+    },
+  },
+  KVView: {
+    type: "object",
+    properties: {
+      items: { type: "array", items: { $ref: "KVItem" } },
+      limit_tokens: { type: "integer" },
+      limit_bytes: { type: "integer" },
+      text: { type: "string" },
+    },
+  },
   LayerRun: {
     type: "object",
     properties: {
@@ -1024,6 +1490,11 @@ export const SHAPES: Record<string, unknown> = {
     properties: {
       items: { type: "array", items: { $ref: "ResidentItem" } },
       chips: { type: "array", items: { $ref: "Chip" } },
+      effect: { type: "string", default: "" },
+      problem: { anyOf: [{ $ref: "Problem" }, { type: "null" }], default: null },
+      history: { type: "array", items: { $ref: "PastEvent" }, default: [] },
+      others: { type: "array", items: { $ref: "OtherKernel" }, default: [] },
+      now_s: { type: "number", default: 0 },
     },
   },
   ModelItem: {
@@ -1059,6 +1530,38 @@ export const SHAPES: Record<string, unknown> = {
       searching: { type: "boolean", default: false },
       more: { type: "boolean", default: false },
       problem: { type: "string", default: "" },
+    },
+  },
+  OtherKernel: {
+    type: "object",
+    properties: {
+      id: { type: "string" },
+      title: { type: "string" },
+      text: { type: "string" },
+      asked: { type: "boolean", default: false },
+    },
+  },
+  PaceView: {
+    type: "object",
+    properties: {
+      state: { enum: ["ended", "reading", "writing"] },
+      prompt_tokens: { type: "integer" },
+      reused_tokens: { type: "integer" },
+      first_token_s: { type: "number" },
+      new_tokens: { type: "integer" },
+      seconds: { type: "number" },
+      tokens_per_s: { type: "number" },
+      tokens: { type: "array", items: { type: "integer" } },
+      at_s: { type: "array", items: { type: "number" } },
+      text: { type: "string" },
+    },
+  },
+  PastEvent: {
+    type: "object",
+    properties: {
+      at_s: { type: "integer" },
+      text: { type: "string" },
+      tone: { enum: ["neutral", "no", "ok", "warn"], default: "neutral" },
     },
   },
   PlanEvent: {
@@ -1116,11 +1619,19 @@ export const SHAPES: Record<string, unknown> = {
     properties: {
       id: { type: "string" },
       name: { type: "string" },
-      state: { enum: ["busy", "idle", "loading"] },
+      state: {
+        enum: ["busy", "demoted", "demoting", "idle", "leaving", "loading", "returning", "waiting"],
+      },
+      word: { type: "string" },
       current: { type: "boolean" },
       pinned: { type: "boolean" },
       holdings: { type: "array", items: { $ref: "Holding" } },
       text: { type: "string" },
+      node: { type: "string", default: "" },
+      last_used_s: { type: "integer", default: 0 },
+      queue: { type: "array", items: { $ref: "Asker" }, default: [] },
+      can_demote: { type: "boolean", default: false },
+      note: { type: "string", default: "" },
     },
   },
   Row: {
@@ -1129,6 +1640,36 @@ export const SHAPES: Record<string, unknown> = {
       term: { type: "string" },
       text: { type: "string" },
       tone: { enum: ["neutral", "no", "ok", "warn"], default: "neutral" },
+    },
+  },
+  SamplingField: {
+    type: "object",
+    properties: {
+      name: { type: "string" },
+      label: { type: "string" },
+      kind: { enum: ["count", "number", "texts"] },
+      value: { type: "string" },
+      automatic: { type: "string" },
+      help: { type: "string" },
+      unused: { type: "string", default: "" },
+      error: { type: "string", default: "" },
+    },
+  },
+  SamplingPresetView: {
+    type: "object",
+    properties: {
+      id: { type: "string" },
+      title: { type: "string" },
+      help: { type: "string" },
+      active: { type: "boolean", default: false },
+    },
+  },
+  SamplingView: {
+    type: "object",
+    properties: {
+      fields: { type: "array", items: { $ref: "SamplingField" }, default: [] },
+      presets: { type: "array", items: { $ref: "SamplingPresetView" }, default: [] },
+      summary: { type: "string", default: "" },
     },
   },
   Segment: {
@@ -1164,6 +1705,7 @@ export const SHAPES: Record<string, unknown> = {
       capabilities: { anyOf: [{ $ref: "CapabilitiesView" }, { type: "null" }] },
       memory: { $ref: "MemoryView" },
       chat: { $ref: "ChatView" },
+      activity: { $ref: "ActivityView" },
     },
   },
   SnapshotEvent: {
@@ -1205,6 +1747,45 @@ export const SHAPES: Record<string, unknown> = {
       note: { type: "string", default: "" },
     },
   },
+  TracePart: {
+    type: "object",
+    properties: {
+      kind: { enum: ["between", "choose", "compute", "copy", "disk", "unpack"] },
+      name: { type: "string" },
+      help: { type: "string" },
+      tokens_ms: { type: "array", items: { type: "number" } },
+      layers_ms: { type: "array", items: { type: "number" } },
+    },
+  },
+  TraceView: {
+    type: "object",
+    properties: {
+      parts: { type: "array", items: { $ref: "TracePart" } },
+      numbers: { type: "array", items: { type: "integer" } },
+      shown: { type: "integer" },
+      prompt: { type: "string" },
+      note: { type: "string" },
+      text: { type: "string" },
+    },
+  },
+  TrayView: {
+    type: "object",
+    properties: {
+      items: { type: "array", items: { $ref: "AttachmentView" }, default: [] },
+      problem: { type: "string", default: "" },
+      help: { type: "string", default: "" },
+    },
+  },
+  TruthItem: {
+    type: "object",
+    properties: {
+      name: { type: "string" },
+      predicted: { type: "string" },
+      measured: { type: "string" },
+      ratio: { type: "number" },
+      remark: { type: "string" },
+    },
+  },
   Turn: {
     type: "object",
     properties: {
@@ -1213,6 +1794,8 @@ export const SHAPES: Record<string, unknown> = {
       text: { type: "string" },
       state: { enum: ["done", "failed", "stopped", "streaming", "waiting"] },
       note: { type: "string", default: "" },
+      versions: { type: "array", items: { type: "string" }, default: [] },
+      attachments: { type: "array", items: { $ref: "AttachmentView" }, default: [] },
     },
   },
 };

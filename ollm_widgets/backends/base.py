@@ -72,6 +72,17 @@ class LoadedModel:
     engine: WeightEngine | None = None
     steps: CapturedSteps | None = None
 
+    def close(self) -> None:
+        """Give its memory back; whoever holds the model itself holds no weights then."""
+        if self.steps is not None:
+            self.steps.close()
+        if self.engine is not None:
+            self.engine.close()
+            return
+        from ollm_widgets.weights.model.binding import unbind
+
+        unbind(self.model)
+
 
 class Backend(Protocol):
     """Loads a model by a plan that names this backend."""

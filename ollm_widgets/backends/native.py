@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ollm_widgets.backends.base import LoadedModel, LoadProgress, ProgressSink, check_cancelled
 from ollm_widgets.backends.memory import as_out_of_memory
+from ollm_widgets.backends.processor import load_processor
 from ollm_widgets.backends.text import load_tokenizer, warm_up
 from ollm_widgets.planning.plan import RuntimePlan
 from ollm_widgets.planning.traits import NATIVE_TRAITS, BackendTraits
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 
     from ollm_widgets.weights.steps.capture import CapturedSteps
 
-# What a first conversation is likely to need; a longer one captures its steps anew.
+# What a first conversation is likely to need, where steps cost what the cache could hold; a longer
+# one captures them anew.
 _FIRST_STEPS_TOKENS = 1024
 
 
@@ -26,7 +28,7 @@ class NativeBackend:
 
     @property
     def traits(self) -> BackendTraits:
-        """Causal models and the language part of image-text models; every placement."""
+        """Causal models, and image-text models that see or read text only; every placement."""
         return NATIVE_TRAITS
 
     def load(
@@ -53,7 +55,8 @@ class NativeBackend:
 
         check_cancelled(cancel)
         progress(LoadProgress("Build", 0, 0))
-        tokenizer = load_tokenizer(folder)
+        processor = load_processor(folder) if plan.config.multimodal else None
+        tokenizer = load_tokenizer(folder) if processor is None else processor.tokenizer
         device = torch.device(plan.device)
         dtype: torch.dtype = getattr(torch, plan.dtype)
         model = build_skeleton(folder, dtype, device, plan.generic_model_kind or "causal-lm")
@@ -81,6 +84,7 @@ class NativeBackend:
             model=model,
             tokenizer=tokenizer,
             device=device,
+            processor=processor,
             applied_pass_ids=applied.pass_ids,
             notes=(*engine.notes, *(f"{name}: {why}" for name, why in applied.reasons.items())),
             engine=engine,
@@ -94,7 +98,9 @@ def _warm_up(
     tokenizer: PreTrainedTokenizerBase,
     steps: CapturedSteps | None,
 ) -> None:
-    tokens = min(plan.kv.context_tokens, _FIRST_STEPS_TOKENS)
+    tokens = plan.kv.context_tokens
+    if steps is None or steps.attention_obstacle():
+        tokens = min(tokens, _FIRST_STEPS_TOKENS)
     if steps is None or steps.refuses(1, tokens):
         warm_up(model, tokenizer, model.device)
     else:

@@ -150,16 +150,17 @@ def _kv_tiers(kv: KVPlan) -> KVTiers | None:
 
 
 def _captured(context: PassContext) -> str:
-    from ollm_widgets.weights.steps.capture import CapturedSteps
+    from ollm_widgets.weights.steps.recorded import RecordedSteps
 
     engine = context.engine
     if engine.device.type != "cuda":
         return "Steps are captured on CUDA devices only."
     if not engine.arranged.capturable:
         return "Layers are read from disk in each pass, which no graph can hold."
-    context.steps = CapturedSteps(
+    context.steps = RecordedSteps(
         engine.model,
         engine.device,
+        recorder=lambda: engine.recorder,
         planned_tokens=context.plan.kv.context_tokens,
         before_step=engine.fork,
         after_step=engine.join,

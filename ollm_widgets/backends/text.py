@@ -5,18 +5,35 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ollm_widgets.errors import MalformedModelError
+
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a folder; no remote code runs."""
-    from transformers import AutoTokenizer
+    """Load the tokenizer of a folder; no remote code runs.
 
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        folder, local_files_only=True, trust_remote_code=False
-    )
+    Raises
+    ------
+    MalformedModelError
+        If transformers cannot read its files.
+    """
+    from ollm_widgets.weights.model.building import building
+
+    with building():
+        from transformers import AutoTokenizer
+
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except (ValueError, OSError) as error:
+        raise MalformedModelError(
+            f"The tokenizer in {folder} cannot be read: {error}",
+            hint="Get its files again from where they came.",
+        ) from error
     return tokenizer
 
 

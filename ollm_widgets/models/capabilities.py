@@ -21,9 +21,11 @@ Capability: TypeAlias = Literal[
     "audio",
 ]
 
-NO_DISK_CACHE = "The KV store that keeps cache pages on disk is not part of this version."
-TEXT_ONLY = "This version gives models text only."
-UNREAD = "Whether optimized-native runs it is known once its config and tensor headers are read."
+NO_DISK_CACHE = "A plan says whether its KV cache can go to disk."
+NO_AUDIO = "This version gives models text and images, but no audio."
+_WITH_IMAGES = "yes, with multimodal=True"
+UNREAD = "Its config and tensor headers, not read yet, say whether optimized-native runs it."
+_OPEN_QUESTIONS = (NO_DISK_CACHE, UNREAD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +75,10 @@ def reasons_of(
     elif obstacle:
         why = f"optimized-native does not run it: {obstacle}."
         reasons.append(Reason("supports_specialization", why))
-    for modality in modalities:
-        if modality != "text":
-            reasons.append(Reason(modality, TEXT_ONLY))
+    if "audio" in modalities:
+        reasons.append(Reason("audio", NO_AUDIO))
+    if "image" in modalities and refusal is not None:
+        reasons.append(Reason("image", "No backend runs it."))
     return tuple(reasons)
 
 
@@ -183,9 +186,12 @@ class CapabilityProfile(Renderable):
             if answer is None:
                 continue
             if answer:
-                rows.append(Row(term, "yes", "ok"))
+                rows.append(Row(term, _WITH_IMAGES if capability == "image" else "yes", "ok"))
                 continue
             reason = self.reason_for(capability)
+            if reason in _OPEN_QUESTIONS:
+                rows.append(Row(term, f"not known yet: {reason}"))
+                continue
             tone: Literal["no", "warn"] = "no" if capability == "support_level" else "warn"
             rows.append(Row(term, f"no: {reason}" if reason else "no", tone))
         return tuple(rows)

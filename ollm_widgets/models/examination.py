@@ -15,7 +15,6 @@ from ollm_widgets.models.files import MAX_TOKENIZER_CONFIG_BYTES, FolderFiles, M
 from ollm_widgets.models.gguf_examination import examine_gguf
 from ollm_widgets.models.inventory import read_safetensors_inventory, weight_files
 from ollm_widgets.models.kinds import (
-    GENERIC_KINDS,
     NATIVE_KINDS,
     architecture_of,
     experts_of,
@@ -139,7 +138,6 @@ def _examine_files(files: ModelFiles, path: Path | None, gaps: tuple[str, ...]) 
         found = found.refused(error)
     try:
         found = _with_weights(found, files, config)
-        _refuse_what_nothing_runs(found)
     except UnsupportedModelError as error:
         found = found.refused(error)
     return found
@@ -174,14 +172,6 @@ def _refuse_kind(found: Examination, encodes: bool) -> None:
         raise UnsupportedModelError(
             "The language part of this image-text model is an encoder and a decoder; only "
             "decoders run in this version."
-        )
-
-
-def _refuse_what_nothing_runs(found: Examination) -> None:
-    if found.kind not in GENERIC_KINDS and found.obstacle:
-        raise UnsupportedModelError(
-            f"{found.place}: only optimized-native runs models of kind {found.kind}, and "
-            f"{found.obstacle}."
         )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from ollm_widgets.errors import MalformedModelError
 from ollm_widgets.models.files import ModelFiles
-from ollm_widgets.models.quantization import Quantization, logical_elements
+from ollm_widgets.models.quantization import Quantization, kept_as_stored, logical_elements
 from ollm_widgets.models.shape import WeightInventory
 from ollm_widgets.models.tensors import (
     INDEX_NAME,
@@ -113,7 +113,12 @@ def sum_headers(
     layer_parameters: Counter[int] = Counter()
     expert_bytes: Counter[int] = Counter()
     expert_parameters: Counter[int] = Counter()
+    quantized_bytes: Counter[int] = Counter()
+    quantized_parameters: Counter[int] = Counter()
+    quantized_expert_bytes: Counter[int] = Counter()
+    quantized_expert_parameters: Counter[int] = Counter()
     elements_of_dtype: Counter[str] = Counter()
+    kept = kept_as_stored(headers, quantization)
     embedding_bytes = embedding_parameters = other_bytes = other_parameters = 0
     for header in headers:
         elements = logical_elements(header, quantization)
@@ -123,9 +128,16 @@ def sum_headers(
             number = int(layer.group(1))
             layer_bytes[number] += header.size_bytes
             layer_parameters[number] += elements
-            if _EXPERT.search(header.name):
+            is_expert = _EXPERT.search(header.name) is not None
+            if is_expert:
                 expert_bytes[number] += header.size_bytes
                 expert_parameters[number] += elements
+            if header.name in kept:
+                quantized_bytes[number] += header.size_bytes
+                quantized_parameters[number] += elements
+            if is_expert and header.name in kept:
+                quantized_expert_bytes[number] += header.size_bytes
+                quantized_expert_parameters[number] += elements
         elif _EMBEDDING.search(header.name) and not _TOWER.search(header.name):
             embedding_bytes += header.size_bytes
             embedding_parameters += elements
@@ -135,6 +147,7 @@ def sum_headers(
     # Numbers that leave a gap are no layers of the decoder (a stray index, a side network).
     count = next((n for n in range(len(layer_bytes) + 1) if n not in layer_bytes), 0)
     count = min(count, layers or count)
+    decoder = range(count if kept else 0)
     stray = [n for n in layer_bytes if n >= count]
     return WeightInventory(
         total_bytes=sum(header.size_bytes for header in headers),
@@ -149,4 +162,8 @@ def sum_headers(
         files=files,
         expert_bytes=tuple(expert_bytes[n] for n in range(count)),
         expert_parameters=tuple(expert_parameters[n] for n in range(count)),
+        quantized_bytes=tuple(quantized_bytes[n] for n in decoder),
+        quantized_parameters=tuple(quantized_parameters[n] for n in decoder),
+        quantized_expert_bytes=tuple(quantized_expert_bytes[n] for n in decoder),
+        quantized_expert_parameters=tuple(quantized_expert_parameters[n] for n in decoder),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ollm_widgets.models.config_file import JSONObject, read_int, read_text, text_config
@@ -33,6 +34,9 @@ _LIBRARIES = {
 }
 _PACKED_BITS = {"int32": 32, "uint32": 32, "uint8": 8, "int8": 8}
 _PACKED = re.compile(r"\.(?:qweight|weight_packed)$")
+# What the scales of "....weight" may be called, and their dtypes where kernels read them.
+_FP8_SCALES = (".weight_scale_inv", ".scale", ".qscale_weight")
+_FP8_SCALE_DTYPES = ("float32", "bfloat16", "float16")
 _BOOKKEEPING = re.compile(
     r"(?:_scales"
     r"|\.(?:weight_scale(?:_inv|_2)?|input_scale|output_scale|activation_scale|[kv]_scale"
@@ -117,6 +121,59 @@ def logical_elements(header: TensorHeader, quantization: Quantization | None = N
     if _BOOKKEEPING.search(header.name):
         return 0
     return _packed_weights(header, quantization)
+
+
+def kept_as_stored(
+    headers: Iterable[TensorHeader], quantization: Quantization | None
+) -> frozenset[str]:
+    """Name the quantized tensors, and their scales, that move as they are stored.
+
+    They are expanded where they run. Other quantized tensors (fp4 in bytes, scales of other
+    dtypes) are expanded when they are loaded.
+
+    Parameters
+    ----------
+    headers
+        All tensors of the checkpoint.
+    quantization
+        How it is quantized; ``None`` for a plain one.
+    """
+    if quantization is None or not quantization.runs:
+        return frozenset()
+    by_name = {header.name: header for header in headers}
+    kept: set[str] = set()
+    for header in by_name.values():
+        if quantization.method == "fp8":
+            scales = _fp8_scales(header, by_name)
+        else:
+            scales = _mxfp4_scales(header, by_name)
+        if scales is not None:
+            kept |= {header.name, scales.name}
+    return frozenset(kept)
+
+
+def _fp8_scales(values: TensorHeader, by_name: dict[str, TensorHeader]) -> TensorHeader | None:
+    if values.dtype != "float8_e4m3fn" or not values.name.endswith(".weight"):
+        return None
+    stem = values.name.removesuffix(".weight")
+    found = (by_name.get(f"{stem}{suffix}") for suffix in _FP8_SCALES)
+    scales = next((header for header in found if header is not None), None)
+    if scales is None or scales.dtype not in _FP8_SCALE_DTYPES or len(values.shape) < 2:
+        return None
+    blocks = scales.shape[-2:] if len(scales.shape) > 1 else (1, 1)
+    whole = all(
+        size % max(count, 1) == 0 for size, count in zip(values.shape[-2:], blocks, strict=True)
+    )
+    return scales if whole else None
+
+
+def _mxfp4_scales(values: TensorHeader, by_name: dict[str, TensorHeader]) -> TensorHeader | None:
+    stem, found, rest = values.name.rpartition("_blocks")
+    if not found or rest or values.dtype != "uint8":
+        return None
+    scales = by_name.get(f"{stem}_scales")
+    alike = scales is not None and scales.dtype == "uint8" and scales.shape == values.shape[:-1]
+    return scales if alike and len(values.shape) == 4 and values.shape[-1] == 16 else None
 
 
 def _packed_weights(header: TensorHeader, quantization: Quantization) -> int:

@@ -89,6 +89,11 @@ class WeightInventory:
         All the rest: final norm, output projection, vision or audio towers.
     files
         Weight files by name, relative to the model's folder.
+    quantized_bytes, quantized_parameters
+        Those of each decoder layer that are quantized and move as they are stored, with their
+        scales; empty for a plain checkpoint.
+    quantized_expert_bytes, quantized_expert_parameters
+        Those of them that are experts.
     """
 
     total_bytes: int
@@ -103,3 +108,7 @@ class WeightInventory:
     files: tuple[str, ...]
     expert_bytes: tuple[int, ...] = ()
     expert_parameters: tuple[int, ...] = ()
+    quantized_bytes: tuple[int, ...] = ()
+    quantized_parameters: tuple[int, ...] = ()
+    quantized_expert_bytes: tuple[int, ...] = ()
+    quantized_expert_parameters: tuple[int, ...] = ()

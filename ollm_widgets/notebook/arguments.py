@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn, TypeAlias, get_args
 
 from ollm_widgets.errors import ConfigError
 from ollm_widgets.models.search import Sort
@@ -19,8 +19,24 @@ from ollm_widgets.planning.config import (
     SelectorProfile,
 )
 
-COMMANDS = ("plan", "load", "list", "search", "info", "download", "rm", "unload", "kv", "doctor")
-KV_COMMANDS = ("list", "info", "rm")
+COMMANDS = (
+    "plan",
+    "load",
+    "list",
+    "search",
+    "info",
+    "download",
+    "rm",
+    "memory",
+    "unload",
+    "pin",
+    "unpin",
+    "demote",
+    "config",
+    "cluster",
+    "kv",
+    "doctor",
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -33,6 +49,10 @@ class _Parser(argparse.ArgumentParser):
         raise HelpShown
 
 
+# What argparse returns, and does not name in public.
+_Commands: TypeAlias = "argparse._SubParsersAction[Any]"
+
+
 class HelpShown(Exception):  # noqa: N818  (control flow: --help has printed the help)
     """The help was asked for and has been printed."""
 
@@ -42,51 +62,81 @@ def line_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="%ollm",
         description="Run language models in this kernel. Without a command: the workbench.",
+        epilog="%ollm COMMAND --help lists the options of a command. In a cell of its own, "
+        "%%ollm sends what is below it to the model; %%ollm --help lists its options.",
     )
-    commands = parser.add_subparsers(dest="command", metavar="|".join(COMMANDS))
-    plan = commands.add_parser("plan", help="what would run, does it fit, how fast; loads nothing")
-    load = commands.add_parser("load", help="load a model, or return it if it is loaded")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    plan = _command(commands, "plan", "what would run, does it fit, how fast; loads nothing")
+    load = _command(commands, "load", "load a model, or return it if it is loaded")
     for command in (plan, load):
         command.add_argument("model", nargs="?", help="alias, hub id, folder or GGUF file")
         _add_config_options(command)
+    load.add_argument("--anyway", action="store_true", help="although there is no room for it")
     plan.add_argument("--why", action="store_true", help="tell it in sentences, with a way to more")
-    commands.add_parser("list", help="models of the catalog and on this machine")
-    search = commands.add_parser("search", help="models on this machine and on the hub")
+    _command(commands, "list", "models in memory, of the catalog and on this machine")
+    search = _command(commands, "search", "models on this machine and on the hub")
     search.add_argument("words", nargs="+", help="words of the name")
     search.add_argument("--task", metavar="TASK", help="e.g. text-generation")
     search.add_argument("--sort", choices=get_args(Sort), default="downloads")
     search.add_argument("--page", type=int, default=1, metavar="N")
     search.add_argument("--local", action="store_true", help="do not ask the hub")
-    info = commands.add_parser("info", help="what a model is and can do")
+    info = _command(commands, "info", "what a model is and can do")
     info.add_argument("model", nargs="?", help="a reference; by default the model in use")
-    download = commands.add_parser("download", help="bring a model's files to this machine")
+    download = _command(commands, "download", "bring a model's files to this machine")
     download.add_argument("model", help="alias or hub id")
     download.add_argument("--force", action="store_true", help="fetch again what is here")
-    remove = commands.add_parser("rm", help="delete a model's files; asks first")
+    remove = _command(commands, "rm", "delete a model's files; asks first")
     remove.add_argument("model", help="alias, hub id or managed folder")
     remove.add_argument("--yes", action="store_true", help="do not ask")
-    unload = commands.add_parser("unload", help="give a model's memory back")
+    unload = _command(commands, "unload", "give a model's memory back")
     unload.add_argument("model", nargs="?", help="a loaded model; by default the one in use")
     unload.add_argument("--all", action="store_true", help="every loaded model")
     unload.add_argument("--force", action="store_true", help="stop a running answer first")
-    _add_kv_commands(commands.add_parser("kv", help="what prompts have left on disk"))
-    doctor = commands.add_parser("doctor", help="what this machine is, and what to mend")
+    _command(commands, "memory", "what is in memory, and how full that is")
+    for name, what in (
+        ("pin", "keep a model in memory"),
+        ("unpin", "let a pinned model leave again"),
+        ("demote", "move a model from the GPU to RAM; the next question brings it back"),
+    ):
+        command = _command(commands, name, what)
+        command.add_argument("model", nargs="?", help="a loaded model; by default the one in use")
+    config = _command(commands, "config", "how long models stay in memory; shows or changes")
+    config.add_argument("name", nargs="?", help="e.g. idle_timeout; without a name all are shown")
+    config.add_argument("value", nargs="*", help="e.g. 15m")
+    _command(commands, "cluster", "the nodes of the cluster, and what they hold; joins it")
+    _add_kv_commands(_command(commands, "kv", "what prompts have left on disk"))
+    doctor = _command(commands, "doctor", "what this machine is, and what to mend")
     doctor.add_argument("--measure", action="store_true", help="measure its speeds now, in seconds")
     return parser
 
 
 def cell_parser() -> argparse.ArgumentParser:
     """Parser of ``%%ollm``."""
-    parser = _Parser(prog="%%ollm", description="Send the cell to a model and stream its answer.")
+    parser = _Parser(
+        prog="%%ollm",
+        description="Send the cell to a model and stream its answer.",
+        epilog="Without --fill, braces in the cell are text. Without a temperature, the likeliest "
+        "token is taken each time.",
+    )
     parser.add_argument("model", nargs="?", help="by default the model in use")
+    parser.add_argument(
+        "-f",
+        "--fill",
+        action="store_true",
+        help="replace {expression} in the cell by its value, as an f-string does",
+    )
     parser.add_argument("--into", metavar="NAME", help="keep the Completion in this variable")
     parser.add_argument("--chat", metavar="NAME", help="go on with the conversation of that name")
     parser.add_argument("--system", metavar="TEXT", help="instruction before the question")
-    parser.add_argument("--max-new-tokens", type=int, metavar="N")
-    parser.add_argument("--temperature", type=float, metavar="T", help="0 is greedy, the default")
-    parser.add_argument("--top-p", type=float, metavar="P")
-    parser.add_argument("--seed", type=int, metavar="N")
-    parser.add_argument("--stop", action="append", metavar="TEXT", help="end the answer here")
+    parser.add_argument(
+        "--image",
+        action="append",
+        metavar="PATH",
+        default=[],
+        help="show it an image; may be repeated",
+    )
+    for name, settings in GENERATION_OPTIONS.items():
+        parser.add_argument(flag(name), dest=name, **settings)
     return parser
 
 
@@ -114,17 +164,33 @@ def config_of(arguments: argparse.Namespace, model: str) -> RuntimeConfig:
 
 def generation_of(arguments: argparse.Namespace) -> GenerationConfig:
     """The generation config that the options describe."""
-    names = ("max_new_tokens", "temperature", "top_p", "seed")
-    given: dict[str, Any] = {name: getattr(arguments, name) for name in names}
-    if arguments.stop:
-        given["stop"] = tuple(arguments.stop)
+    given: dict[str, Any] = {name: getattr(arguments, name) for name in GENERATION_OPTIONS}
     return GenerationConfig(**{name: value for name, value in given.items() if value is not None})
 
 
+GENERATION_OPTIONS: dict[str, dict[str, Any]] = {
+    "max_new_tokens": {"type": int, "metavar": "N", "help": "the most tokens of an answer"},
+    "temperature": {"type": float, "metavar": "T", "help": "0, the default, is greedy"},
+    "top_p": {"type": float, "metavar": "P", "help": "sample from this share of the probability"},
+    "top_k": {"type": int, "metavar": "N", "help": "sample from so many tokens"},
+    "min_p": {
+        "type": float,
+        "metavar": "P",
+        "help": "leave out what is less likely than this share of the likeliest",
+    },
+    "repetition_penalty": {
+        "type": float,
+        "metavar": "R",
+        "help": "above 1: words that were used become less likely",
+    },
+    "seed": {"type": int, "metavar": "N", "help": "make sampling repeatable"},
+    "stop": {"action": "append", "metavar": "TEXT", "help": "end the answer here; may be repeated"},
+}
 CONFIG_OPTIONS: dict[str, dict[str, Any]] = {
     "backend": {"choices": get_args(BackendId)},
-    "device": {"metavar": "DEVICE", "help": "auto, cpu, cuda, cuda:1, mps"},
+    "device": {"metavar": "DEVICE", "help": "auto, cpu, cuda, cuda:1, mps, ray"},
     "dtype": {"choices": get_args(DTypeChoice)},
+    "multimodal": {"action": "store_true", "default": None, "help": "take images too"},
     "kv_cache_strategy": {"choices": get_args(KVStrategyId)},
     "strategy_selector_profile": {"choices": get_args(SelectorProfile)},
     "kv_cache_window_tokens": {"type": int, "metavar": "N", "help": "keep the last N tokens"},
@@ -150,13 +216,20 @@ def flag(option: str) -> str:
     return "--" + option.replace("_", "-")
 
 
+def _command(commands: _Commands, name: str, what: str) -> argparse.ArgumentParser:
+    """Add a command that says `what` it does in the list of commands and in its own help."""
+    description = f"{what[0].upper()}{what[1:]}."
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=what, description=description)
+    return parser
+
+
 def _add_kv_commands(kv: argparse.ArgumentParser) -> None:
     kv.set_defaults(what=None, all=False, cache_dir=None)
-    commands = kv.add_subparsers(dest="kv_command", metavar="|".join(KV_COMMANDS))
-    listing = commands.add_parser("list", help="models, tokens, sizes, and when they were used")
-    info = commands.add_parser("info", help="the conversations of a model")
+    commands = kv.add_subparsers(dest="kv_command", metavar="COMMAND", title="commands")
+    listing = _command(commands, "list", "models, tokens, sizes, and when they were used")
+    info = _command(commands, "info", "the conversations of a model")
     info.add_argument("what", metavar="MODEL", help="its name, or an id of the list")
-    remove = commands.add_parser("rm", help="delete pages; they come again by reading again")
+    remove = _command(commands, "rm", "delete pages; they come again by reading again")
     remove.add_argument("what", metavar="MODEL", nargs="?", help="its name, or an id of the list")
     remove.add_argument("--all", action="store_true", help="of all models")
     for command in (listing, info, remove):

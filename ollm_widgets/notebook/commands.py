@@ -6,22 +6,23 @@ import textwrap
 import threading
 from typing import TYPE_CHECKING, Any
 
-from ollm_widgets.errors import ConfigError, OllmError
+from ollm_widgets.errors import ConfigError
 from ollm_widgets.models.catalog import DEFAULT_ALIAS
 from ollm_widgets.models.hub_cache import is_offline
 from ollm_widgets.notebook.arguments import (
     COMMANDS,
     cell_parser,
     config_of,
-    generation_of,
     line_parser,
     split,
 )
+from ollm_widgets.notebook.asking import Asking
+from ollm_widgets.notebook.leasing import Leasing
+from ollm_widgets.notebook.printing import say
 from ollm_widgets.notebook.progress import ProgressLine
-from ollm_widgets.notebook.talk import Talk
-from ollm_widgets.planning.config import RuntimeConfig
-from ollm_widgets.render.units import format_bytes, format_memory
-from ollm_widgets.runtime.completion import Completion, figures
+from ollm_widgets.render.text import printable
+from ollm_widgets.render.units import format_bytes
+from ollm_widgets.session.effects import moved_text
 
 if TYPE_CHECKING:
     import argparse
@@ -29,9 +30,7 @@ if TYPE_CHECKING:
 
     from IPython.core.interactiveshell import InteractiveShell
 
-    from ollm_widgets.runtime.completion import Delta
-    from ollm_widgets.runtime.loaded import LoadedRuntime
-    from ollm_widgets.runtime.residency import Lease
+    from ollm_widgets.runtime.interface import Runtime
     from ollm_widgets.session.session import Session
 
 _STORY_WIDTH = 96
@@ -43,6 +42,7 @@ class Commands:
     def __init__(self, shell: InteractiveShell, session: Session) -> None:
         self._shell = shell
         self._session = session
+        self._leasing = Leasing(session)
 
     # ------------------------------------------------------------------ %ollm
 
@@ -65,7 +65,13 @@ class Commands:
             "info": self._info,
             "download": self._download,
             "rm": self._remove,
+            "memory": self._memory,
             "unload": self._unload,
+            "pin": self._pin,
+            "unpin": self._unpin,
+            "demote": self._demote,
+            "config": self._config,
+            "cluster": self._cluster,
             "kv": self._kv,
             "doctor": self._doctor,
         }
@@ -77,16 +83,21 @@ class Commands:
         return Workbench(self._session)
 
     def _plan(self, arguments: argparse.Namespace) -> Any:
-        loader = self._session.manager.loader
-        plan = loader.plan(config_of(arguments, self._model(arguments)))
+        from ollm_widgets.session.room import room_for
+
+        manager = self._session.manager
+        plan = manager.plan(config_of(arguments, self._model(arguments)))
+        for sentence in room_for(manager, plan):
+            say(textwrap.fill(sentence, _STORY_WIDTH))
         if not arguments.why:
             return plan
-        for paragraph in loader.explain(plan).splitlines():
-            print(textwrap.fill(paragraph, _STORY_WIDTH))
+        for paragraph in manager.explain(plan).splitlines():
+            say(textwrap.fill(paragraph, _STORY_WIDTH))
         return None
 
-    def _load(self, arguments: argparse.Namespace) -> LoadedRuntime | None:
-        lease = self._acquire(config_of(arguments, self._model(arguments)))
+    def _load(self, arguments: argparse.Namespace) -> Runtime | None:
+        config = config_of(arguments, self._model(arguments))
+        lease = self._leasing.acquire(config, anyway=arguments.anyway)
         if lease is None:
             return None
         with lease:
@@ -95,10 +106,11 @@ class Commands:
 
     def _list(self, _arguments: argparse.Namespace) -> Any:
         from ollm_widgets.notebook.listing import ModelListing
+        from ollm_widgets.notebook.memory import in_memory
         from ollm_widgets.session.shelf import list_models
 
-        loaded = tuple(resident.id for resident in self._session.manager.residents())
-        return ModelListing(list_models(self._session.manager.loader), loaded)
+        manager = self._session.manager
+        return ModelListing(list_models(manager.loader, planner=manager), in_memory(manager))
 
     def _info(self, arguments: argparse.Namespace) -> Any:
         manager = self._session.manager
@@ -137,14 +149,14 @@ class Commands:
             except KeyboardInterrupt:
                 line.end("was interrupted; downloading again goes on from there,")
                 return
-        print(f"{arguments.model} is at {folder}.")
+        say(f"{arguments.model} is at {folder}.")
 
     def _remove(self, arguments: argparse.Namespace) -> None:
         deletion = self._session.plan_removal(arguments.model)
         what = f"{deletion.what}, {format_bytes(deletion.bytes)}"
         if not arguments.yes:
             try:
-                answer = input(f"Delete {what}? [y/N] ")
+                answer = input(f"Delete {printable(what)}? [y/N] ")
             except (EOFError, NotImplementedError, RuntimeError):
                 # A notebook that is run without a person has nobody to ask.
                 raise ConfigError(
@@ -153,25 +165,62 @@ class Commands:
                     hint="Add --yes to delete without asking.",
                 ) from None
             if answer.strip().casefold() not in ("y", "yes"):
-                print("Nothing was deleted.")
+                say("Nothing was deleted.")
                 return
         freed_bytes = deletion.run()
         self._session.browser.refresh()
-        print(f"Deleted, {format_bytes(freed_bytes)} freed.")
+        say(f"Deleted, {format_bytes(freed_bytes)} freed.")
 
     def _unload(self, arguments: argparse.Namespace) -> None:
-        manager = self._session.manager
+        from ollm_widgets.notebook.unloading import Unloading
+
+        unloading = Unloading(self._session.manager, force=arguments.force)
         if arguments.all:
-            unloaded = manager.unload_all(arguments.force)
+            unloading.everything()
         else:
-            model = arguments.model or self._session.runtime_id
-            if model is None:
-                raise ConfigError("model", "no model is loaded.", hint="Nothing to unload.")
-            unloaded = (manager.unload(self._resident_id(model), arguments.force),)
-        for one in unloaded:
-            print(f"{one.name} was unloaded, {format_memory(one.freed_bytes)} given back.")
-        if not unloaded:
-            print("No model was loaded.")
+            unloading.one(self._resident_id(arguments.model))
+
+    def _memory(self, _arguments: argparse.Namespace) -> Any:
+        from ollm_widgets.notebook.memory import list_memory
+
+        return list_memory(self._session.manager)
+
+    def _pin(self, arguments: argparse.Namespace) -> None:
+        runtime_id = self._resident_id(arguments.model)
+        self._session.manager.pin(runtime_id)
+        say(f"{runtime_id}: pinned, it stays in memory.")
+
+    def _unpin(self, arguments: argparse.Namespace) -> None:
+        runtime_id = self._resident_id(arguments.model)
+        self._session.manager.unpin(runtime_id)
+        say(f"{runtime_id}: unpinned, it may leave memory again.")
+
+    def _demote(self, arguments: argparse.Namespace) -> None:
+        demoted = self._session.manager.demote(self._resident_id(arguments.model))
+        say(f"{demoted.id}: {moved_text(demoted)}.")
+
+    def _config(self, arguments: argparse.Namespace) -> Any:
+        from ollm_widgets.notebook.options import change_option, list_options
+
+        manager = self._session.manager
+        if arguments.name is None:
+            return list_options(manager)
+        # As it is typed, or as it is shown: 15m, 15 min, idle_timeout=15m.
+        words = " ".join((arguments.name, *arguments.value)).replace("=", " ").split()
+        name, text = words[0] if words else "", " ".join(words[1:])
+        if not text:
+            raise ConfigError(
+                "%ollm config",
+                f"{name} needs a value.",
+                hint="%ollm config alone shows all of them.",
+            )
+        say(change_option(manager, name, text))
+        return None
+
+    def _cluster(self, _arguments: argparse.Namespace) -> Any:
+        from ollm_widgets.notebook.cluster import join
+
+        return join(self._session.manager)
 
     def _kv(self, arguments: argparse.Namespace) -> Any:
         from ollm_widgets.notebook.kv import folder_of, kv_info, list_kv, remove_kv
@@ -181,7 +230,7 @@ class Commands:
             case "info":
                 return kv_info(folder, arguments.what)
             case "rm":
-                print(remove_kv(folder, arguments.what, everything=arguments.all))
+                say(remove_kv(folder, arguments.what, everything=arguments.all))
                 return None
             case _:
                 return list_kv(folder)
@@ -196,49 +245,7 @@ class Commands:
     def cell(self, line: str, cell: str) -> None:
         """Run ``%%ollm``: stream the answer, keep it where asked."""
         arguments = cell_parser().parse_args(split(line))
-        if arguments.into and not arguments.into.isidentifier():
-            raise ConfigError("--into", f"{arguments.into!r} is no variable name.")
-        generation = generation_of(arguments)
-        generation.validate()
-        if not cell.strip():
-            raise ConfigError("%%ollm", "the cell is empty.", hint="Write the question below it.")
-        variables = self._shell.user_ns
-        talk = Talk(variables if arguments.chat else {}, arguments.chat or "once")
-        lease = self._lease(arguments.model)
-        if lease is None:
-            return
-        messages = talk.asking(cell.strip(), arguments.system)
-        with lease:
-            template = lease.runtime.tokenizer.chat_template
-            if arguments.chat and not template:
-                raise ConfigError(
-                    "--chat",
-                    f"{lease.runtime.name} has no chat template.",
-                    hint="Leave --chat out: the cell is then a text that it continues.",
-                )
-            prompt = messages if template else cell.strip()
-            completion = self._stream(lease.runtime, prompt, generation)
-        if completion is None:
-            return
-        if arguments.into:
-            variables[arguments.into] = completion
-        if arguments.chat and completion.text:
-            talk.keep(messages, completion)
-            print(f"[{figures(completion)}]")
-
-    def _stream(self, runtime: LoadedRuntime, prompt: Any, generation: Any) -> Completion | None:
-        """Print the answer as it comes; an interrupt stops it and keeps what there is."""
-        pieces: list[str] = []
-        last: Delta | None = None
-        try:
-            for last in runtime.stream(prompt, generation):
-                pieces.append(last.text)
-                print(last.text, end="", flush=True)
-        except KeyboardInterrupt:
-            print("\n[stopped]")
-        else:
-            print()
-        return Completion.of("".join(pieces), runtime.name, last) if last else None
+        Asking(self._session, self._leasing, self._shell.user_ns).ask(arguments, cell)
 
     # ------------------------------------------------------------------ inside
 
@@ -249,34 +256,17 @@ class Commands:
         config = self._session.config
         return str(config.model_reference) if config else DEFAULT_ALIAS
 
-    def _lease(self, model: str | None) -> Lease | None:
-        manager = self._session.manager
-        name = model or self._session.runtime_id
-        if name is not None and manager.get(name) is not None:
-            return manager.borrow(name)
-        config = self._session.config if model is None else None
-        lease = self._acquire(config or RuntimeConfig(model or DEFAULT_ALIAS))
-        if lease is not None:
-            self._session.use(lease.id)
-        return lease
+    def _resident_id(self, model: str | None) -> str:
+        """The id of a loaded model; the one in use where none is named."""
+        from ollm_widgets.notebook.memory import runtime_id_of
 
-    def _acquire(self, config: RuntimeConfig) -> Lease | None:
-        """Load with a line of progress; None after an interrupt."""
-        with ProgressLine(config.model_reference) as line:
-            try:
-                return self._session.manager.acquire(config, line.show)
-            except KeyboardInterrupt:
-                line.end("was cancelled")
-                return None
-
-    def _resident_id(self, model: str) -> str:
-        """The id of a loaded model, named by its id or by any reference to it."""
-        manager = self._session.manager
-        if manager.get(model) is not None:
-            return model
-        try:
-            runtime = manager.get(RuntimeConfig(model))
-        except OllmError:
-            runtime = None
-        ids = [resident.id for resident in manager.residents() if resident.runtime is runtime]
-        return ids[0] if runtime is not None and ids else model
+        named = model or self._session.runtime_id
+        if named is not None:
+            return runtime_id_of(self._session.manager, named)
+        ids = [resident.id for resident in self._session.manager.residents()]
+        departure = self._session.departure
+        if departure is not None and departure.by_itself:
+            raise ConfigError("model", departure.how, hint="%ollm load brings it back.")
+        if ids:
+            raise ConfigError("model", "none is in use here.", hint=f"In memory: {', '.join(ids)}.")
+        raise ConfigError("model", "no model is loaded.", hint="%ollm load MODEL loads one.")

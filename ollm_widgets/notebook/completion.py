@@ -2,79 +2,63 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
+from IPython.core.completer import SimpleCompletion, SimpleMatcherResult, context_matcher
+
 if TYPE_CHECKING:
+    from IPython.core.completer import CompletionContext
     from IPython.core.interactiveshell import InteractiveShell
 
-# IPython passes the line as typed; cell magics and line magics are dispatched by their prefix.
-_KEYS = ("%ollm", "%%ollm")
-# Of commands, beside the options of a config.
-_OWN_FLAGS = {"plan": ("--why",), "doctor": ("--measure",)}
+# A magic, or a name that takes its result; of a cell, only the line with the cursor is looked at.
+_LINE = re.compile(r"\s*(?:[\w.\[\]'\", ]+=\s*)?(%%?ollm\s.*)", re.DOTALL)
+_IDENTIFIER = "ollm"
 
 
 def add_completion(shell: InteractiveShell) -> None:
     """Complete arguments of the magics in `shell`."""
-    for key in _KEYS:
-        shell.set_hook("complete_command", _complete, str_key=key)  # type: ignore[no-untyped-call]  # IPython does not annotate it
+
+    # Unlike a `complete_command` hook, a matcher keeps Python's names out of the suggestions.
+    @context_matcher(identifier=_IDENTIFIER)  # type: ignore[untyped-decorator]
+    def complete(context: CompletionContext) -> SimpleMatcherResult:
+        found = _LINE.match(context.text_until_cursor)
+        if found is None:
+            return SimpleMatcherResult(completions=[], suppress=False)
+        typed, words = suggest(found[1], shell.user_ns)
+        return SimpleMatcherResult(
+            completions=[SimpleCompletion(text=word) for word in words],
+            matched_fragment=typed,
+            ordered=True,
+            suppress=bool(words),
+        )
+
+    remove_completion(shell)
+    shell.Completer.custom_matchers.append(complete)
 
 
 def remove_completion(shell: InteractiveShell) -> None:
     """Take the completion away again."""
-    dispatcher = shell.strdispatchers.get("complete_command")
-    if dispatcher is not None:
-        for key in _KEYS:
-            dispatcher.strs.pop(key, None)
+    matchers = shell.Completer.custom_matchers
+    matchers[:] = [
+        each for each in matchers if getattr(each, "matcher_identifier", "") != _IDENTIFIER
+    ]
 
 
-def _complete(_shell: object, event: Any) -> list[str]:
-    return suggest(event.line)
+def suggest(line: str, variables: dict[str, Any]) -> tuple[str, list[str]]:
+    """Return the word that stands at the end of `line`, and words that begin so.
 
+    Parameters
+    ----------
+    line
+        What stands before the cursor, from the magic on.
+    variables
+        The notebook's.
+    """
+    from ollm_widgets.notebook.suggestions import words_for
 
-def suggest(line: str) -> list[str]:
-    """Words that may stand where `line` ends; IPython keeps those that fit."""
-    from ollm_widgets.notebook.arguments import COMMANDS, CONFIG_OPTIONS, flag
-
-    words = line.split()
-    done = words if line.endswith(" ") else words[:-1]
-    typing = "" if line.endswith(" ") or not words else words[-1]
-    if done and done[-1].startswith("--"):
-        choices = CONFIG_OPTIONS.get(done[-1][2:].replace("-", "_"), {}).get("choices", ())
-        if choices:
-            return list(choices)
-    if words and words[0] == "%%ollm":
-        options = ["--into", "--system", "--max-new-tokens", "--temperature", "--top-p"]
-        return [*options, "--seed", "--stop"] if typing.startswith("-") else _models()
-    if len(done) <= 1:
-        return list(COMMANDS)
-    if done[1] == "kv":
-        return _kv_words(done[2:], typing)
-    if typing.startswith("-"):
-        names = CONFIG_OPTIONS if done[1] in ("plan", "load") else ()
-        return [*_OWN_FLAGS.get(done[1], ()), *map(flag, names)]
-    return [] if done[1] in ("list", "doctor") else _models()
-
-
-def _kv_words(done: list[str], typing: str) -> list[str]:
-    """What may follow ``%ollm kv``; ids are those of the folder that the session's config names."""
-    from ollm_widgets.notebook.arguments import KV_COMMANDS
-    from ollm_widgets.notebook.kv import folder_of, kv_names
-    from ollm_widgets.session.session import default_session
-
-    if not done:
-        return list(KV_COMMANDS)
-    if typing.startswith("-"):
-        return ["--cache-dir", "--all"] if done[0] == "rm" else ["--cache-dir"]
-    if len(done) > 1 or done[0] == "list":
-        return []
-    return kv_names(folder_of(default_session().config))
-
-
-def _models() -> list[str]:
-    from ollm_widgets.models.catalog import CATALOG
-    from ollm_widgets.session.session import default_session
-
-    session = default_session()
-    loaded = [resident.id for resident in session.manager.residents()]
-    local = [model.reference for model in session.browser.listed]
-    return list(dict.fromkeys([*loaded, *(entry.alias for entry in CATALOG), *local]))
+    typed = re.split(r"[\s=]", line)[-1]
+    words = words_for(line, variables)
+    fitting = [word for word in words if word.startswith(typed)]
+    folded = typed.casefold()
+    return typed, fitting or [word for word in words if word.casefold().startswith(folded)]

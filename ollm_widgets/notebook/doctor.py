@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
+
+from ollm_widgets.notebook.printing import rewrite_line
 
 if TYPE_CHECKING:
     from ollm_widgets.runtime.doctor.report import DoctorReport
-
-_WIDTH = 72
 
 
 def examine(*, measure: bool) -> DoctorReport:
@@ -23,7 +22,7 @@ def examine(*, measure: bool) -> DoctorReport:
     try:
         report = doctor(measure=True, progress=_show)
     except KeyboardInterrupt:
-        _write("Measuring was interrupted.")
+        rewrite_line("Measuring was interrupted.")
         print()
         return doctor()
     print()
@@ -31,9 +30,4 @@ def examine(*, measure: bool) -> DoctorReport:
 
 
 def _show(stage: str, done: int, total: int) -> None:
-    _write(f"{stage} ({done + 1} of {total})" if done < total else f"{stage}.")
-
-
-def _write(text: str) -> None:
-    sys.stdout.write("\r" + text[:_WIDTH].ljust(_WIDTH))
-    sys.stdout.flush()
+    rewrite_line(f"{stage} ({done + 1} of {total})" if done < total else f"{stage}.")

@@ -12,6 +12,7 @@ from ollm_widgets.render.units import format_bytes, format_count
 
 if TYPE_CHECKING:
     from ollm_widgets.models.found import FoundModel, SearchPage
+    from ollm_widgets.notebook.memory import InMemory
     from ollm_widgets.session.shelf import ListedModel
 
 
@@ -20,14 +21,15 @@ class ModelListing(Renderable):
     """The catalog and the models on this machine, with a verdict each."""
 
     models: tuple[ListedModel, ...]
-    loaded: tuple[str, ...]
+    loaded: tuple[InMemory, ...]
 
     def card(self) -> Card:
-        """One row a model."""
+        """One row a model; what is in memory comes first, with what it holds there."""
+        loaded = tuple(Row(one.id, f"in memory: {one.text}", "ok") for one in self.loaded)
         return Card(
             title="Models",
-            subtitle=f"in memory: {', '.join(self.loaded) or 'none'}",
-            rows=tuple(_row(model) for model in self.models),
+            subtitle=f"in memory: {', '.join(one.id for one in self.loaded) or 'none'}",
+            rows=(*loaded, *map(_row, self.models)),
         )
 
 

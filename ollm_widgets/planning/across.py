@@ -186,6 +186,8 @@ def _part_of(sizes: WeightSizes, layers: tuple[int, ...]) -> WeightSizes:
         layer_bytes=of(sizes.layer_bytes),
         stored_layer_bytes=of(sizes.stored_layer_bytes),
         expert_bytes=of(sizes.expert_bytes),
+        held_layer_bytes=of(sizes.held_layer_bytes),
+        held_expert_bytes=of(sizes.held_expert_bytes),
     )
 
 
@@ -239,7 +241,7 @@ class _Bounds:
 
 def _bounds(hand: _Hand, placement: LayerPlacement, streaming: StreamingPlan) -> _Bounds:
     passing = [index for index, tier in enumerate(placement.tiers) if tier != "accelerator"]
-    experts = hand.sizes.expert_bytes if streaming.expert_streaming else ()
+    experts = hand.sizes.held_experts if streaming.expert_streaming else ()
     return _Bounds(
         len(passing), placement.disk_layers, sum(experts[index] for index in passing if experts)
     )
@@ -253,6 +255,7 @@ def _common(plans: Sequence[StreamingPlan], bounds: Sequence[_Bounds]) -> Stream
             for plan, bound in zip(plans, bounds, strict=True)
         ),
         slot_bytes=max(plan.slot_bytes for plan in plans),
+        stored_slot_bytes=max(plan.stored_slot_bytes for plan in plans),
         staging_slots=_least(
             (plan.staging_slots, bound.staging_slots)
             for plan, bound in zip(plans, bounds, strict=True)

@@ -70,8 +70,11 @@ def replanning(
 def best_change(plan: RuntimePlan, replan: Replan) -> Advice | None:
     """Find the one change that would make a plan fastest, or let it run; None if none would.
 
-    A change of the config is free, so more memory is named only where it gives clearly more.
+    A change of the config is free, so more memory is named only where it gives clearly more. Of
+    a plan for another machine nothing is known here.
     """
+    if plan.node:
+        return None
     least = _speed(plan) * _LEAST_GAIN
     best: Advice | None = None
     for change in (*_config_changes(plan, replan), *_more_memory(plan, replan)):

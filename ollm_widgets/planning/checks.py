@@ -11,7 +11,7 @@ from typing import Any, get_args
 from ollm_widgets.errors import ConfigError
 from ollm_widgets.render.units import parse_bytes
 
-_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?|ray(:(cpu|cuda))?")
 
 
 def check_reference(field: str, value: object) -> None:
@@ -42,13 +42,20 @@ def check_folder(field: str, value: object) -> None:
         ) from None
 
 
+def check_name(field: str, value: object) -> None:
+    """Require some text without spaces around it, or None."""
+    if value is None or (isinstance(value, str) and value and value == value.strip()):
+        return
+    raise ConfigError(field, f"{value!r} is no name.", hint='Write "chat", or None for none.')
+
+
 def check_device(field: str, value: object) -> None:
     """Require ``auto`` or the name of a device, there or not."""
     if not isinstance(value, str) or not _DEVICE.fullmatch(value):
         raise ConfigError(
             field,
             f"{value!r} is not known.",
-            hint="Use auto, cpu, cuda, cuda:0 (or another index) or mps.",
+            hint="Use auto, cpu, cuda, cuda:0 (or another index), mps, or ray for a cluster.",
         )
 
 

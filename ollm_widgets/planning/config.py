@@ -16,6 +16,7 @@ from ollm_widgets.planning.checks import (
     check_device,
     check_flag,
     check_folder,
+    check_name,
     check_reference,
 )
 from ollm_widgets.planning.generation import GenerationConfig
@@ -64,7 +65,8 @@ class RuntimeConfig(PlainFields):
         Managed models folder; None is the default one.
     device
         ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``. Where one GPU cannot hold the
-        model, ``auto`` and ``cuda`` take several; ``cuda:N`` is that one alone.
+        model, ``auto`` and ``cuda`` take several; ``cuda:N`` is that one alone. ``ray`` is a
+        node of a cluster, ``ray:cuda`` one with a GPU, ``ray:cpu`` the CPU of one.
     dtype
         ``auto``, ``float32``, ``bfloat16`` or ``float16``.
     backend
@@ -104,6 +106,8 @@ class RuntimeConfig(PlainFields):
         for each GPU.
     context_tokens
         Tokens to plan for; None is the model's context, at most 4,096.
+    concurrency_group
+        A name; of the runtimes that share it only one is in memory at a time. None for no group.
     force_download
         Download again what is here already.
     """
@@ -133,6 +137,7 @@ class RuntimeConfig(PlainFields):
     gpu_memory_budget: int | str | None = None
     cpu_memory_budget: int | str | None = None
     context_tokens: int | None = None
+    concurrency_group: str | None = None
     force_download: bool = False
 
     def __post_init__(self) -> None:
@@ -187,6 +192,7 @@ class RuntimeConfig(PlainFields):
         check_choice("kv_cache_adaptation_mode", self.kv_cache_adaptation_mode, KVAdaptationMode)
         check_choice("kv_cache_codec", self.kv_cache_codec, KVCodecId, optional=True)
         check_choice("offload_cpu_policy", self.offload_cpu_policy, OffloadPolicy)
+        check_name("concurrency_group", self.concurrency_group)
         for name in _FLAGS:
             check_flag(name, getattr(self, name))
 

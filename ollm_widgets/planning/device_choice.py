@@ -179,6 +179,11 @@ def _fits(device: Device, config: RuntimeConfig, demand: Demand) -> bool:
 
 def _missing(asked: str, machine: Machine) -> str:
     kind = asked.partition(":")[0]
+    if kind == "ray":
+        return (
+            f"{asked} was asked for, but no cluster is at hand here. "
+            "Use default_manager(), or RuntimeManager(cluster=Cluster())."
+        )
     count = sum(device.kind == kind for device in machine.accelerators)
     if count:
         names = ", ".join(d.name for d in machine.accelerators if d.kind == kind)

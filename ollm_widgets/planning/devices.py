@@ -61,15 +61,20 @@ class Machine:
 
 def probe_machine() -> Machine:
     """Look at memory and accelerators; torch is imported only where an accelerator can exist."""
+    total_bytes, free_bytes = host_memory()
+    cpu = Device("cpu", "cpu", _cpu_title(), total_bytes, free_bytes, _cpu_has_bf16())
+    accelerators = _accelerators(total_bytes, free_bytes) if _may_have_accelerator() else ()
+    return Machine(cpu, accelerators, total_bytes, free_bytes)
+
+
+def host_memory() -> tuple[int, int]:
+    """Return total and free bytes of host memory, within the container's limit."""
     import psutil
 
     ram = psutil.virtual_memory()
     limit_bytes, used_bytes = _cgroup_memory()
     total_bytes = min(int(ram.total), limit_bytes)
-    free_bytes = min(int(ram.available), max(limit_bytes - used_bytes, 0), total_bytes)
-    cpu = Device("cpu", "cpu", _cpu_title(), total_bytes, free_bytes, _cpu_has_bf16())
-    accelerators = _accelerators(total_bytes, free_bytes) if _may_have_accelerator() else ()
-    return Machine(cpu, accelerators, total_bytes, free_bytes)
+    return total_bytes, min(int(ram.available), max(limit_bytes - used_bytes, 0), total_bytes)
 
 
 def choose_dtype(checkpoint_dtype: str | None, device: Device, asked: DTypeChoice) -> DType:

@@ -34,6 +34,7 @@ Topic: TypeAlias = "tuple[str, Say, Say]"  # its name, what is said of it, and w
 
 _AUTOMATIC = "automatic"
 _NONE = "none"
+_UNKNOWN = "not known"
 _ORDER: dict[Place, int] = {"gpu": 0, "ram": 1, "disk": 2}
 
 
@@ -171,7 +172,8 @@ def _no_reason(_plan: RuntimePlan) -> str:
 def _runs(plan: RuntimePlan) -> str:
     if plan.executable:
         return "yes"
-    return "once its files are here" if plan.needs_files else "no"
+    where = "there" if plan.node else "here"
+    return f"once its files are {where}" if plan.needs_files else "no"
 
 
 def _why_it_runs(plan: RuntimePlan) -> str:
@@ -200,6 +202,8 @@ def _streaming(plan: RuntimePlan) -> str:
 
 def _memory_of(title: str) -> Say:
     def say(plan: RuntimePlan) -> str:
+        if not plan.memory.tiers:
+            return _UNKNOWN
         tier = next((each for each in plan.memory.tiers if each.title == title), None)
         return tier.summary() if tier is not None and tier.needed_bytes else _NONE
 
@@ -227,6 +231,7 @@ def _load(plan: RuntimePlan) -> str:
 _SAYS: tuple[Topic, ...] = (
     ("Model", lambda plan: plan.resolved_model.display_name, _no_reason),
     ("Runs", _runs, _why_it_runs),
+    ("Node", lambda plan: plan.node or "this machine", lambda plan: plan.node_reason),
     ("Backend", lambda plan: plan.backend_id or _NONE, why_backend),
     ("Device", lambda plan: listed(plan.devices), why_device),
     ("Number format", lambda plan: plan.dtype, why_dtype),

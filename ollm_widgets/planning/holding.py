@@ -33,20 +33,23 @@ def layers_held(
     if sizes is None or len(sizes.layer_bytes) != total:
         return ()
     experts = sizes.expert_bytes or (0,) * total
+    held_experts = sizes.held_experts or experts
+    # On a CPU layers in host memory are where they run.
+    run = ("accelerator", "host") if device == "cpu" else ("accelerator",)
     held = {
         "accelerator": sizes.layer_bytes,
-        "host": sizes.host_layer_bytes(packed=packed),
+        "host": sizes.layer_bytes if "host" in run else sizes.host_layer_bytes(packed=packed),
         "disk": sizes.stored_layer_bytes or sizes.layer_bytes,
     }
     cached = tuple(kv_layer_bytes) if len(kv_layer_bytes) == total else (0,) * total
     devices = placement.devices or (device,) * total
     layers = []
     for index, tier in enumerate(placement.tiers):
-        size, raw_bytes = held[tier][index], sizes.layer_bytes[index]
-        # Experts are never packed; on disk they are the same share of the layer as they run.
-        in_experts = experts[index]
+        size = held[tier][index]
+        # Experts are never packed; on disk they are the same share of the layer as it is held.
+        in_experts = experts[index] if tier in run else held_experts[index]
         if tier == "disk":
-            in_experts = in_experts * size // max(raw_bytes, 1)
+            in_experts = in_experts * size // max(sizes.held_layers[index], 1)
         layers.append(LayerMemory(index, tier, devices[index], size, in_experts, cached[index]))
     return tuple(layers)
 
@@ -83,7 +86,7 @@ def with_slots(tier: TierMemory, streaming: StreamingPlan) -> TierMemory:
 
 def with_staging(tier: TierMemory, plans: Sequence[StreamingPlan]) -> TierMemory:
     """Add the pinned buffers between disk and accelerators."""
-    slots_bytes = sum(plan.staging_slots * plan.slot_bytes for plan in plans)
+    slots_bytes = sum(plan.staging_slots * plan.read_slot_bytes for plan in plans)
     return replace(
         tier,
         staging_bytes=tier.staging_bytes + sum(plan.staging_bytes for plan in plans),

@@ -11,7 +11,7 @@ from ollm_widgets.planning.ids import KVCodecId, KVRule, KVStrategyId, LayerTier
 # A bfloat16 weight packed without loss takes 12 bits, and few need an escape: measured on layers
 # shaped like those of Llama-3.1-8B.
 PACKED_SHARE = 0.7515
-# Packed layers are decoded one after the other into one raw buffer.
+# Packed and quantized layers are decoded one after the other into one raw buffer.
 RAW_SLOTS_BESIDE_PACKED = 1
 
 _TIER_WORDS: dict[LayerTier, str] = {
@@ -86,9 +86,12 @@ class StreamingPlan:
         Buffers on the computing device through which streamed layers pass; 0 = nothing streams.
     slot_bytes
         The largest streamed layer, raw; where experts stream on their own, without them.
+    stored_slot_bytes
+        The largest streamed layer as it is stored, where quantized layers stream so and are
+        expanded on the device, into one raw buffer beside the slots; 0 where none are.
     staging_slots
-        Pinned host buffers between disk and an accelerator, of `slot_bytes` each; 0 on a CPU,
-        or when no layer is on disk.
+        Pinned host buffers between disk and an accelerator, of a streamed layer each; 0 on a
+        CPU, or when no layer is on disk.
     packed
         Layers in host memory are held packed without loss and decoded on the accelerator,
         into one raw buffer beside the slots; experts that stream on their own stay raw.
@@ -112,6 +115,7 @@ class StreamingPlan:
 
     device_slots: int = 0
     slot_bytes: int = 0
+    stored_slot_bytes: int = 0
     staging_slots: int = 0
     packed: bool = False
     expert_streaming: bool = False
@@ -124,22 +128,33 @@ class StreamingPlan:
     read_direct: bool = False
 
     @property
+    def read_slot_bytes(self) -> int:
+        """Bytes of the largest streamed layer as it is read: as it is stored, or raw."""
+        return self.stored_slot_bytes or self.slot_bytes
+
+    @property
     def device_slot_bytes(self) -> int:
-        """Bytes of one device slot: a packed layer, or a raw one where some come from disk."""
+        """Bytes of one device slot.
+
+        A layer as it is stored where it is quantized, else a packed one, or a raw one where some
+        come from disk.
+        """
+        if self.stored_slot_bytes:
+            return self.stored_slot_bytes
         only_packed = self.packed and not self.staging_slots
         return packed_bytes(self.slot_bytes) if only_packed else self.slot_bytes
 
     @property
     def device_bytes(self) -> int:
         """All buffers on the computing device, hot experts included."""
-        raw_slots = RAW_SLOTS_BESIDE_PACKED if self.packed else 0
+        raw_slots = RAW_SLOTS_BESIDE_PACKED if self.packed or self.stored_slot_bytes else 0
         slots = self.device_slots * self.device_slot_bytes + raw_slots * self.slot_bytes
         return slots + self.expert_room_bytes + self.expert_cache_bytes
 
     @property
     def staging_bytes(self) -> int:
         """All pinned buffers between disk and accelerator."""
-        return self.staging_slots * self.slot_bytes + self.expert_staging_bytes
+        return self.staging_slots * self.read_slot_bytes + self.expert_staging_bytes
 
 
 @dataclass(frozen=True, slots=True)

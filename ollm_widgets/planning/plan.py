@@ -15,6 +15,7 @@ from ollm_widgets.planning.config import RuntimeConfig
 from ollm_widgets.planning.difference import PlanDifference, difference
 from ollm_widgets.planning.ids import BackendId, DType, SpecializationState
 from ollm_widgets.planning.memory_map import MemoryMap, TierMemory
+from ollm_widgets.planning.memory_picture import memory_bars
 from ollm_widgets.planning.parts import (
     KVPlan,
     LayerPlacement,
@@ -23,10 +24,13 @@ from ollm_widgets.planning.parts import (
 )
 from ollm_widgets.planning.plain import plain
 from ollm_widgets.planning.profile.bandwidth import Bandwidth
+from ollm_widgets.planning.reasons import node_in_words
 from ollm_widgets.planning.speed.predicted import SpeedPrediction
 from ollm_widgets.planning.story import story
+from ollm_widgets.render.bars import bars_to_html
 from ollm_widgets.render.card import Card, Row, Tone
 from ollm_widgets.render.renderable import Renderable
+from ollm_widgets.render.svg import card_with
 from ollm_widgets.render.units import format_memory, format_seconds
 
 __all__ = [
@@ -66,6 +70,11 @@ class RuntimePlan(Renderable):
         Whose passes, which were planned, and which did apply.
     fallback_reason
         Why another backend took over.
+    node, node_reason
+        The machine of a cluster that it was planned for, and runs on, and why that one; its
+        bytes, devices and speed are of there. Empty for this machine.
+    provisional
+        Whether more is known in a moment, so that it had better be planned again.
     reason
         Why it runs so, or why it does not, in a sentence or two.
     details
@@ -105,9 +114,12 @@ class RuntimePlan(Renderable):
     specialization_pass_ids: tuple[str, ...] = ()
     applied_specialization_pass_ids: tuple[str, ...] = ()
     fallback_reason: str | None = None
+    node: str = ""
+    node_reason: str = ""
+    provisional: bool = False
 
     def is_executable(self) -> bool:
-        """Whether the plan can run as it is, on this machine, now."""
+        """Whether the plan can run as it is, on this machine or its node, now."""
         return self.executable
 
     @property
@@ -182,9 +194,14 @@ class RuntimePlan(Renderable):
 
     def headline(self) -> str:
         """Say in a few words what would run: ``"Runs with transformers-generic on cpu"``."""
+        if self.executable and self.node and not self.placement.tiers:
+            return f"Runs on {self.node}"
         if self.executable:
-            return f"Runs with {self.backend_id} on {listed(self.devices)}"
-        return "Not on this machine yet" if self.needs_files else "Does not run as asked"
+            on_node = f" of {self.node}" if self.node else ""
+            return f"Runs with {self.backend_id} on {listed(self.devices)}{on_node}"
+        if self.needs_files:
+            return f"Not on {self.node or 'this machine'} yet"
+        return "Does not run as asked"
 
     def card(self) -> Card:
         """Draw the plan as a card: what runs, where it goes, how fast, and why."""
@@ -202,6 +219,10 @@ class RuntimePlan(Renderable):
             ),
         )
 
+    def to_html(self) -> str:
+        """Return the card, with the memory map drawn to scale."""
+        return card_with(self.card(), bars_to_html(memory_bars(self.memory)))
+
     def _why_not_specialized(self) -> str:
         if self.fallback_reason:
             return self.fallback_reason
@@ -215,6 +236,7 @@ class RuntimePlan(Renderable):
     def _fact_rows(self) -> tuple[Row, ...]:
         rows = [
             Row("Backend", f"{self.backend_id or 'none'}, {self.dtype} on {listed(self.devices)}"),
+            *([Row("Node", node_in_words(self))] if self.node else ()),
             Row("Layers", self.placement.summary()),
         ]
         rows += [

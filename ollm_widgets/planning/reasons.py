@@ -32,7 +32,7 @@ _PASSES = {
     "mlp-chunking": "a long prompt passes in chunks",
     "captured-steps": "the steps of an answer are recorded once and replayed",
     "attention-replacement": "attention runs in our own kernels",
-    "multimodal-shell": "the language part of the model runs alone",
+    "multimodal-shell": "what is around the language part stays on the device that computes",
 }
 
 
@@ -50,12 +50,35 @@ def why_backend(plan: RuntimePlan) -> str:
     return f"{plan.backend_id} runs what optimized-native does not."
 
 
+def node_in_words(plan: RuntimePlan) -> str:
+    """Name the node of a cluster, and why it: ``"10.0.0.2: It has the most room."``."""
+    if _names_its_node(plan):
+        return _sentence(plan.node_reason)
+    return f"{plan.node}: {_sentence(plan.node_reason)}" if plan.node_reason else plan.node
+
+
+def why_node(plan: RuntimePlan) -> str:
+    """Say on which node of a cluster it runs, and why; nothing of this machine."""
+    if not plan.node_reason:
+        return ""
+    if _names_its_node(plan):
+        return _sentence(plan.node_reason)
+    runs = "is" if plan.executable else "would be"
+    return f"The node of the cluster {runs} {plan.node}. {_sentence(plan.node_reason)}"
+
+
+def _names_its_node(plan: RuntimePlan) -> bool:
+    """Whether the reason says by itself which node it is."""
+    return f"node {plan.node} ".lower() in plan.node_reason.lower()
+
+
 def why_device(plan: RuntimePlan) -> str:
     """Say why it runs there."""
-    if plan.config.device != "auto":
+    if plan.config.device not in ("auto", "ray"):
         return f"The device {plan.config.device} was asked for."
     if plan.memory.tier("gpu") is None:
-        return "This machine has no accelerator to run it on."
+        where = "That node" if plan.node else "This machine"
+        return f"{where} has no accelerator to run it on."
     if len(plan.devices) > 1:
         return "One accelerator alone cannot hold it."
     if plan.device != "cpu":

@@ -15,6 +15,7 @@ from ollm_widgets.planning.reasons import (
     why_device,
     why_dtype,
     why_layers,
+    why_node,
     why_passes,
     why_speed,
 )
@@ -64,7 +65,7 @@ def _opening(plan: RuntimePlan) -> list[str]:
 
 
 def _whys(plan: RuntimePlan) -> list[str]:
-    return [why_backend(plan), why_device(plan), why_dtype(plan)]
+    return [why_node(plan), why_backend(plan), why_device(plan), why_dtype(plan)]
 
 
 def _layers(plan: RuntimePlan) -> list[str]:

@@ -22,7 +22,9 @@ class BackendTraits:
     unavailable
         Why it cannot run anything; empty when it can.
     generic_kinds
-        Kinds of model it loads (``causal-lm``, ...).
+        Kinds of model it loads (``causal-lm``, ...) to give them text.
+    image_kinds
+        Kinds of model that it gives images to, beside text.
     kv_strategies
         KV strategies it can hold, the preferred first.
     supports_disk_cache
@@ -37,8 +39,6 @@ class BackendTraits:
     supports_streaming
         Whether layers that no memory keeps are read from disk each pass, through the buffers
         of a `StreamingPlan`.
-    supports_multimodal
-        Whether images and audio can be given to it, beside text.
     device_kinds
         Kinds of device it computes on.
     """
@@ -54,7 +54,7 @@ class BackendTraits:
     supports_adapter: bool
     offload_reason: str
     supports_streaming: bool = False
-    supports_multimodal: bool = False
+    image_kinds: frozenset[str] = frozenset()
     device_kinds: frozenset[DeviceKind] = _ALL_DEVICES
 
 
@@ -69,6 +69,7 @@ GENERIC_TRAITS = BackendTraits(
     supports_gpu_offload=False,
     supports_adapter=False,
     offload_reason="transformers-generic keeps the whole model on one device.",
+    image_kinds=frozenset({"image-text-to-text"}),
 )
 
 NATIVE_TRAITS = BackendTraits(
@@ -83,5 +84,6 @@ NATIVE_TRAITS = BackendTraits(
     supports_adapter=False,
     offload_reason="",
     supports_streaming=True,
+    image_kinds=frozenset({"image-text-to-text"}),
     device_kinds=frozenset({"cpu", "cuda"}),
 )

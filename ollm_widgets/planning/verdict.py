@@ -133,8 +133,8 @@ def _missing_on_gpu(plan: RuntimePlan) -> int:
 def _lacking_for_download(plan: RuntimePlan) -> int:
     """Give what the disk lacks for files that have to be brought first."""
     size_bytes = plan.resolved_model.capabilities.bytes_on_disk
-    if plan.model_path is not None or not size_bytes:
-        return 0
+    if plan.model_path is not None or plan.node or not size_bytes:
+        return 0  # of a node's disk nothing is known here
     folder = plan.config.models_dir
     if folder is None:
         folder = default_models_dir() if models_dir_was_chosen() else default_hub_cache()

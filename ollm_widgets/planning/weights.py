@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ollm_widgets.models.expert_families import STACKED_EXPERTS
@@ -36,6 +37,9 @@ class WeightSizes:
     expert_bytes
         Bytes of the experts of each decoder layer that can be moved one by one; 0 for a dense
         layer, and for one that moves whole.
+    held_layer_bytes, held_expert_bytes
+        The same where layers do not compute, and on their way to where they do: quantized
+        tensors are as they are stored. Empty where all is held as it runs.
     experts, active_experts
         Experts of a layer and those that a token uses; 0 for a dense model.
     """
@@ -46,6 +50,8 @@ class WeightSizes:
     parameters_per_token: int
     stored_layer_bytes: tuple[int, ...] = ()
     expert_bytes: tuple[int, ...] = ()
+    held_layer_bytes: tuple[int, ...] = ()
+    held_expert_bytes: tuple[int, ...] = ()
     experts: int = 0
     active_experts: int = 0
 
@@ -62,12 +68,52 @@ class WeightSizes:
         """Share of a layer's experts that a token uses; 1 for a dense model."""
         return self.active_experts / self.experts if self.experts else 1.0
 
+    @property
+    def held_layers(self) -> tuple[int, ...]:
+        """Each decoder layer where it does not compute, if nothing is packed."""
+        return self.held_layer_bytes or self.layer_bytes
+
+    @property
+    def held_experts(self) -> tuple[int, ...]:
+        """The experts of each decoder layer where they do not compute."""
+        return self.held_expert_bytes or self.expert_bytes
+
+    @property
+    def held_dense(self) -> tuple[int, ...]:
+        """Each decoder layer without its experts, where it does not compute."""
+        if not self.experts:
+            return self.held_layers
+        pairs = zip(self.held_layers, self.held_experts, strict=True)
+        return tuple(size - in_experts for size, in_experts in pairs)
+
+    @property
+    def quantized_experts(self) -> bool:
+        """Whether experts that move one by one are expanded where they run."""
+        return self.held_experts != self.expert_bytes
+
+    def stored_slot_bytes(self, layers: Iterable[int]) -> int:
+        """Bytes of the largest of some layers as it is stored; 0 where none is quantized.
+
+        Experts that move one by one are left out, as they take no slot.
+        """
+        held, dense = self.held_dense, self.dense_bytes
+        some = tuple(layers)
+        if all(held[index] == dense[index] for index in some):
+            return 0
+        return max(held[index] for index in some)
+
     def host_layer_bytes(self, *, packed: bool) -> tuple[int, ...]:
-        """Each decoder layer in host memory beside an accelerator; experts are never packed."""
+        """Each decoder layer in host memory beside an accelerator.
+
+        Experts are never packed, nor is what is quantized.
+        """
         if not packed:
-            return self.layer_bytes
-        triples = zip(self.layer_bytes, self.dense_bytes, strict=True)
-        return tuple(size - dense + packed_bytes(dense) for size, dense in triples)
+            return self.held_layers
+        parts = zip(self.held_layers, self.held_dense, self.dense_bytes, strict=True)
+        return tuple(
+            size - held + packed_bytes(held) if held == dense else size
+            for size, held, dense in parts
+        )
 
     @property
     def layers_bytes(self) -> int:
@@ -84,7 +130,8 @@ def weight_sizes(resolved: ResolvedModel, dtype: DType) -> WeightSizes | None:
     """Return what the weights take in `dtype`; None when nothing is known of the model.
 
     From the tensor headers where the files are here, else from the parameter count of the
-    catalog. Quantized checkpoints count as dequantized, which is how they run.
+    catalog. Quantized checkpoints count as dequantized, which is how they run; elsewhere they
+    stay as they are stored, if the tensor headers say so.
     """
     inventory = resolved.weights
     if inventory is not None:
@@ -106,13 +153,17 @@ def weight_sizes(resolved: ResolvedModel, dtype: DType) -> WeightSizes | None:
     share = active_experts / experts if experts else 1.0
     active = sum(layers) - sum(in_experts) + sum(round(count * share) for count in in_experts)
     layer_bytes = tuple(count * item_bytes for count in layers)
+    expert_bytes = tuple(count * item_bytes for count in movable) if experts else ()
+    held_layers, held_experts = _held(inventory, layer_bytes, expert_bytes, item_bytes)
     return WeightSizes(
         layer_bytes=layer_bytes,
         embeddings_bytes=other * item_bytes,
         read_per_token_bytes=(read + active) * item_bytes,
         parameters_per_token=active,
-        stored_layer_bytes=_stored_layer_bytes(resolved, layer_bytes),
-        expert_bytes=tuple(count * item_bytes for count in movable) if experts else (),
+        stored_layer_bytes=_stored_layer_bytes(resolved, held_layers or layer_bytes),
+        expert_bytes=expert_bytes,
+        held_layer_bytes=held_layers,
+        held_expert_bytes=held_experts,
         experts=experts,
         active_experts=active_experts,
     )
@@ -196,12 +247,43 @@ def _expert_parameters(
     return tuple(max(count - beside, 0) * experts // (experts + shared) for count in layers)
 
 
-def _stored_layer_bytes(resolved: ResolvedModel, layer_bytes: tuple[int, ...]) -> tuple[int, ...]:
+def _held(
+    inventory: WeightInventory | None,
+    layer_bytes: tuple[int, ...],
+    expert_bytes: tuple[int, ...],
+    item_bytes: int,
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Layers and their movable experts with quantized tensors as stored; empty if there are none.
+
+    Experts that do not move one by one have 0 bytes, here too.
+    """
+    if inventory is None or not any(inventory.quantized_bytes):
+        return (), ()
+
+    def held(
+        each: tuple[int, ...], stored: tuple[int, ...], parameters: tuple[int, ...]
+    ) -> tuple[int, ...]:
+        triples = zip(each, stored, parameters, strict=True)
+        return tuple(
+            size - count * item_bytes + kept if size else 0 for size, kept, count in triples
+        )
+
+    return (
+        held(layer_bytes, inventory.quantized_bytes, inventory.quantized_parameters),
+        held(
+            expert_bytes,
+            inventory.quantized_expert_bytes[: len(expert_bytes)],
+            inventory.quantized_expert_parameters[: len(expert_bytes)],
+        ),
+    )
+
+
+def _stored_layer_bytes(resolved: ResolvedModel, held_bytes: tuple[int, ...]) -> tuple[int, ...]:
     inventory = resolved.weights
     if inventory is None:
-        return layer_bytes
+        return held_bytes
     if resolved.quantization is not None:
-        return layer_bytes  # layers that are read in each pass are expanded once, on disk
+        return held_bytes  # what is read in each pass and is not kept as stored is expanded once
     if resolved.weight_format == "gguf":
         # It is expanded to bfloat16 safetensors before it is loaded.
         return tuple(ITEM_BYTES["bfloat16"] * count for count in inventory.layer_parameters)

@@ -107,11 +107,23 @@ def _how_it_expands(draft: Draft) -> list[str]:
     quantization, sizes = draft.resolved.quantization, draft.footprint.sizes
     if quantization is None or not draft.backend.traits.supports_streaming:
         return []
-    said = [f"Its {quantization.method} weights are expanded to {draft.choice.dtype} when loaded."]
-    if draft.placement.disk_layers and sizes is not None:
-        pairs = zip(draft.placement.tiers, sizes.stored_layer_bytes, strict=True)
-        size = format_bytes(sum(size for tier, size in pairs if tier == "disk"))
-        said.append(f"Those of layers on disk take {size} in the cache folder until it is closed.")
+    weights, dtype = f"Its {quantization.method} weights", draft.choice.dtype
+    if sizes is None or not sizes.held_layer_bytes:
+        said = [f"{weights} are expanded to {dtype} when loaded."]
+        if draft.placement.disk_layers and sizes is not None:
+            pairs = zip(draft.placement.tiers, sizes.stored_layer_bytes, strict=True)
+            size = format_bytes(sum(size for tier, size in pairs if tier == "disk"))
+            said.append(
+                f"Those of layers on disk take {size} in the cache folder until it is closed."
+            )
+        return said
+    said = [f"{weights} are expanded to {dtype} where they run."]
+    if draft.run.streams:
+        share = sum(sizes.held_layers) / max(sizes.layers_bytes, 1)
+        said.append(
+            f"Layers elsewhere stay as they are stored, in {share:.0%} of the bytes that they run "
+            "with, and cross so."
+        )
     return said
 
 

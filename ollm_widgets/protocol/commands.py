@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from ollm_widgets.protocol.snapshot import Problem, ShortText
+from ollm_widgets.protocol.pieces import Problem, ShortText
 
 PromptText = Annotated[str, Meta(max_length=1_000_000)]
 Id = Annotated[str, Meta(min_length=1, max_length=128)]
@@ -77,6 +77,12 @@ class PresetBody(Body, frozen=True):
     preset: PresetId
 
 
+class LoadBody(Body, frozen=True):
+    """Whether to load although room could not be made."""
+
+    anyway: bool
+
+
 class RuntimeBody(Body, frozen=True):
     """A runtime in memory."""
 
@@ -88,6 +94,35 @@ class PinBody(Body, frozen=True):
 
     runtime: Id
     pinned: bool
+
+
+class UnloadBody(Body, frozen=True):
+    """A runtime, and whether to stop what it does; without that its end is waited for."""
+
+    runtime: Id
+    force: bool
+
+
+class AskBody(Body, frozen=True):
+    """Another kernel, as the shelf lists it."""
+
+    holder: Id
+
+
+SamplingFieldName = Literal[
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "max_new_tokens",
+    "seed",
+    "stop",
+]
+SamplingPresetId = Literal["exact", "balanced", "creative"]
+FileName = Annotated[str, Meta(max_length=1_024)]
+# Jupyter's server closes a connection over a message of more than 10 MiB.
+MOST_OF_A_PIECE = 4 * 1024**2  # bytes
 
 
 class SendBody(Body, frozen=True):
@@ -107,6 +142,63 @@ class EditTurnBody(Body, frozen=True):
 
     turn: Id
     text: PromptText
+
+
+class ShowBody(Body, frozen=True):
+    """A version of a turn, by its own id."""
+
+    turn: Id
+
+
+class InstructBody(Body, frozen=True):
+    """What the model is told before the first question; "" = nothing."""
+
+    text: PromptText
+
+
+class SampleBody(Body, frozen=True):
+    """A field of how answers are generated, and its new value."""
+
+    field: SamplingFieldName
+    value: ShortText  # "" = automatic
+
+
+class SamplingPresetBody(Body, frozen=True):
+    """A set of values for how answers are generated, by its name."""
+
+    preset: SamplingPresetId
+
+
+class AttachBody(Body, frozen=True):
+    """A piece of a file; its bytes are the message's one buffer."""
+
+    upload: Id  # the same for all pieces of a file
+    name: FileName
+    last: bool
+
+
+class DetachBody(Body, frozen=True):
+    """A file that was to go with the next question."""
+
+    attachment: Id
+
+
+class ExportBody(Body, frozen=True):
+    """What the conversation is to become; the reply carries it."""
+
+    form: Literal["markdown", "python"]
+
+
+class TraceBody(Body, frozen=True):
+    """Whether to trace the next answer."""
+
+    on: bool
+
+
+class InspectBody(Body, frozen=True):
+    """A token of the answer that was traced."""
+
+    token: Count  # its number; "" = the typical one
 
 
 class Command(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="name"):
@@ -178,8 +270,10 @@ class Redo(BareCommand, frozen=True, tag="redo"):
     """Do again what was taken back."""
 
 
-class Load(BareCommand, frozen=True, tag="load"):
+class Load(Command, frozen=True, tag="load"):
     """Load the chosen model by the current plan; also the retry after a failure."""
+
+    body: LoadBody
 
 
 class Cancel(BareCommand, frozen=True, tag="cancel"):
@@ -189,7 +283,23 @@ class Cancel(BareCommand, frozen=True, tag="cancel"):
 class Unload(Command, frozen=True, tag="unload"):
     """Give a runtime's memory back."""
 
+    body: UnloadBody
+
+
+class Demote(Command, frozen=True, tag="demote"):
+    """Move a runtime from the accelerator to host memory."""
+
     body: RuntimeBody
+
+
+class Ask(Command, frozen=True, tag="ask"):
+    """Ask another kernel to give memory back; it need not."""
+
+    body: AskBody
+
+
+class Reload(BareCommand, frozen=True, tag="reload"):
+    """Load the runtime of this conversation again, which has left memory."""
 
 
 class Pin(Command, frozen=True, tag="pin"):
@@ -215,15 +325,69 @@ class Stop(BareCommand, frozen=True, tag="stop"):
 
 
 class Retry(Command, frozen=True, tag="retry"):
-    """Answer the question before this model turn once more."""
+    """Answer the question before this model turn once more; this answer stays as a version."""
 
     body: TurnBody
 
 
 class EditTurn(Command, frozen=True, tag="edit-turn"):
-    """Replace a question, drop what follows, answer again."""
+    """Ask another question in the place of one, which stays as a version, and answer it."""
 
     body: EditTurnBody
+
+
+class Show(Command, frozen=True, tag="show"):
+    """Show another version of a turn, and what followed it."""
+
+    body: ShowBody
+
+
+class Instruct(Command, frozen=True, tag="instruct"):
+    """Tell the model something before the first question, from the next answer on."""
+
+    body: InstructBody
+
+
+class Sample(Command, frozen=True, tag="sample"):
+    """Change one field of how the next answers are generated."""
+
+    body: SampleBody
+
+
+class SamplingPreset(Command, frozen=True, tag="sampling-preset"):
+    """Choose a whole set of values for how the next answers are generated."""
+
+    body: SamplingPresetBody
+
+
+class Attach(Command, frozen=True, tag="attach"):
+    """Give the next question a file, in pieces."""
+
+    body: AttachBody
+
+
+class Detach(Command, frozen=True, tag="detach"):
+    """Put a file away that was to go with the next question."""
+
+    body: DetachBody
+
+
+class Export(Command, frozen=True, tag="export"):
+    """Ask for the conversation as text; the reply carries it."""
+
+    body: ExportBody
+
+
+class Trace(Command, frozen=True, tag="trace"):
+    """Trace the next answer, or do not after all."""
+
+    body: TraceBody
+
+
+class Inspect(Command, frozen=True, tag="inspect"):
+    """Show where the time of another traced token went, layer by layer."""
+
+    body: InspectBody
 
 
 class Clear(BareCommand, frozen=True, tag="clear"):
@@ -245,12 +409,24 @@ AnyCommand = (
     | Load
     | Cancel
     | Unload
+    | Demote
+    | Ask
+    | Reload
     | Pin
     | Use
     | Send
     | Stop
     | Retry
     | EditTurn
+    | Show
+    | Instruct
+    | Sample
+    | SamplingPreset
+    | Attach
+    | Detach
+    | Export
+    | Trace
+    | Inspect
     | Clear
 )
 
@@ -266,6 +442,7 @@ class Ack(Reply, frozen=True, tag="ack"):
     """The command was accepted."""
 
     job: str | None = None  # the job a command has started
+    text: str = ""  # what `export` has asked for
 
 
 class Failure(Reply, frozen=True, tag="error"):

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from ollm_widgets.protocol.activity import ActivityView
+from ollm_widgets.protocol.pieces import View
+from ollm_widgets.protocol.shelf import MemoryView
 from ollm_widgets.protocol.snapshot import (
     CapabilitiesView,
-    ChatView,
     LoadingView,
-    MemoryView,
     ModelsView,
     PlanView,
     Snapshot,
-    View,
 )
+from ollm_widgets.protocol.talk import ChatView
 
 
 class TextDelta(View, frozen=True):
@@ -85,6 +86,12 @@ class ChatEvent(Event, frozen=True, tag="chat"):
     body: ChatView
 
 
+class ActivityEvent(Event, frozen=True, tag="activity"):
+    """The pictures changed."""
+
+    body: ActivityView
+
+
 class ChatDeltaEvent(Event, frozen=True, tag="chat.delta"):
     """The last turn grew."""
 
@@ -100,5 +107,6 @@ AnyEvent = (
     | CapabilitiesEvent
     | MemoryEvent
     | ChatEvent
+    | ActivityEvent
     | ChatDeltaEvent
 )

@@ -1,34 +1,22 @@
 """The state a view draws itself from, part by part.
 
-This file, `events` and `commands` are the schema of everything that crosses between kernel
-and page, written once: `python -m ollm_widgets.protocol` exports it as JSON Schema, from
-which the page's TypeScript types are generated.
+This file, `pieces`, `shelf`, `talk`, `activity`, `events` and `commands` are the schema of
+everything that crosses between kernel and page, written once: `python -m ollm_widgets.protocol`
+exports it as JSON Schema, from which the page's TypeScript types are generated.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from msgspec import Meta, Struct
+from ollm_widgets.protocol.activity import ActivityView
+from ollm_widgets.protocol.pieces import Chip, Place, Problem, ShortText, Tone, View
+from ollm_widgets.protocol.shelf import MemoryView
+from ollm_widgets.protocol.talk import ChatView
 
 PROTOCOL_VERSION = 1
 
-Tone = Literal["neutral", "ok", "warn", "no"]
-Place = Literal["gpu", "ram", "disk"]
 Group = Literal["On this machine", "In the catalog", "As typed", "On the hub"]
-
-ShortText = Annotated[str, Meta(max_length=4_096)]
-
-
-class View(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of what goes down: immutable, keyword-only, strict."""
-
-
-class Chip(View, frozen=True):
-    """A short verdict in a rounded frame."""
-
-    text: str
-    tone: Tone = "neutral"
 
 
 class ModelItem(View, frozen=True):
@@ -227,14 +215,6 @@ class StageView(View, frozen=True):
     files: tuple[FileView, ...] = ()  # those that move now
 
 
-class Problem(View, frozen=True):
-    """An error as a person reads it."""
-
-    code: str
-    message: str
-    hint: str = ""
-
-
 class LoadingView(View, frozen=True):
     """Region `Loading`."""
 
@@ -262,55 +242,6 @@ class CapabilitiesView(View, frozen=True):
     rows: tuple[Row, ...]
 
 
-class Holding(View, frozen=True):
-    """Bytes of one kind in one tier."""
-
-    place: Place
-    kind: Literal["layers", "kv"]
-    size_bytes: int
-
-
-class ResidentItem(View, frozen=True):
-    """One loaded runtime on the shelf."""
-
-    id: str
-    name: str
-    state: Literal["idle", "busy", "loading"]
-    current: bool
-    pinned: bool
-    holdings: tuple[Holding, ...]
-    text: str  # "0.5 GiB RAM, idle 4 min"
-
-
-class MemoryView(View, frozen=True):
-    """Region `In memory`."""
-
-    items: tuple[ResidentItem, ...]
-    chips: tuple[Chip, ...]  # "RAM, 2.1 of 23.4 GiB used"
-
-
-class Turn(View, frozen=True):
-    """One article of the conversation."""
-
-    id: str
-    speaker: Literal["you", "model"]
-    text: str
-    state: Literal["done", "waiting", "streaming", "stopped", "failed"]
-    note: str = ""  # "24 tokens, 19.8 tokens/s"
-
-
-class ChatView(View, frozen=True):
-    """Region `Chat`."""
-
-    turns: tuple[Turn, ...]
-    busy: bool
-    can_send: bool
-    hint: str  # why sending is not possible yet, or what the box is for
-    status: str  # "19.8 tokens/s"
-    context_tokens: int = 0  # tokens used
-    context_limit: int = 0  # tokens available, 0 = unknown
-
-
 class Snapshot(View, frozen=True):
     """Everything a view needs to draw itself; `seq` is the last event it contains."""
 
@@ -323,3 +254,4 @@ class Snapshot(View, frozen=True):
     capabilities: CapabilitiesView | None
     memory: MemoryView
     chat: ChatView
+    activity: ActivityView

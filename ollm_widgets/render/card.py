@@ -10,11 +10,24 @@ Tone = Literal["neutral", "ok", "warn", "no"]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A term and what is said of it; without a term the text takes the whole width."""
+    """A term and what is said of it.
+
+    Parameters
+    ----------
+    term
+        Where it is empty the text takes the whole width.
+    text
+        What is said; its line breaks are kept.
+    tone
+        What it means.
+    is_code
+        Whether the text is code, to be drawn as such.
+    """
 
     term: str
     text: str
     tone: Tone = "neutral"
+    is_code: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ def card_to_markdown(card: Card) -> str:
 
 def escaped(text: str) -> str:
     """Return a text that Markdown shows as it is, on one line."""
-    flat = " ".join(text.split())
+    # Half a surrogate pair, which the name of a folder may hold, could not be sent to a page.
+    flat = " ".join(text.split()).encode("utf-8", "replace").decode()
     safe = flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _SPECIAL.sub(lambda match: "\\" + match.group(), safe)

@@ -14,18 +14,18 @@ from ollm_widgets.render.text import WIDTH, printable
 if TYPE_CHECKING:
     from ollm_widgets.render.table import Column, Table, TableRow
 
-# `section.ollm-card` wins over the zebra stripes and centred cells of JupyterLab's outputs.
+# The class is named twice to win over the zebra stripes and right-aligned cells of JupyterLab.
 _STYLE = (
     "section.ollm-card.ollm-card{max-width:100%}"
     ".ollm-card .oc-scroll{overflow-x:auto;margin-top:8px}"
     "section.ollm-card table{border-collapse:collapse;margin:0;font-size:inherit;color:inherit}"
-    "section.ollm-card tr{background:none}"
-    "section.ollm-card :is(th,td){padding:3px 12px 3px 0;text-align:left;vertical-align:top;"
-    "font-weight:400;white-space:nowrap;border:0;max-width:none}"
-    "section.ollm-card thead :is(th,td){color:var(--oc-d);vertical-align:bottom;"
+    "section.ollm-card.ollm-card tr:nth-child(n){background:none}"
+    "section.ollm-card.ollm-card :is(th,td){padding:3px 12px 3px 0;text-align:left;"
+    "vertical-align:top;font-weight:400;white-space:nowrap;border:0;max-width:none}"
+    "section.ollm-card.ollm-card thead :is(th,td){color:var(--oc-d);vertical-align:bottom;"
     "border-bottom:1px solid var(--oc-l)}"
-    "section.ollm-card :is(th,td).oc-number{text-align:right}"
-    "section.ollm-card td.oc-best{font-weight:600}"
+    "section.ollm-card.ollm-card :is(th,td).oc-number{text-align:right}"
+    "section.ollm-card.ollm-card td.oc-best{font-weight:600}"
     "section.ollm-card .oc-remark{display:block;white-space:normal;max-width:44em;font-size:12px}"
     "section.ollm-card .oc-remark.oc-neutral{color:var(--oc-d)}"
     ".ollm-card p{margin:8px 0 0;color:var(--oc-d)}"

@@ -21,7 +21,7 @@ def card_to_text(card: Card, width: int = WIDTH) -> str:
     terms = [printable(row.term) for row in card.rows]
     column = min(max((len(term) for term in terms), default=0), _TERM_WIDTH)
     for term, row in zip(terms, card.rows, strict=True):
-        text = printable(row.text)
+        text = row.text
         if not term:
             lines += _wrapped(text, width, "  ", "  ")
         elif len(term) > column:
@@ -33,9 +33,19 @@ def card_to_text(card: Card, width: int = WIDTH) -> str:
 
 
 def _wrapped(text: str, width: int, first: str, later: str) -> list[str]:
-    return textwrap.wrap(
-        text, width, initial_indent=first, subsequent_indent=later, break_on_hyphens=False
-    ) or [first]
+    """Wrap each line of a text under the column where it begins."""
+    lines: list[str] = []
+    for line in text.splitlines() or [""]:
+        # What a line of code is set in by says what it belongs to.
+        indent = " " * (len(line) - len(line.lstrip(" "))) if lines else ""
+        lines += textwrap.wrap(
+            printable(line),
+            width,
+            initial_indent=later + indent if lines else first,
+            subsequent_indent=later + indent,
+            break_on_hyphens=False,
+        ) or ["" if lines else first]
+    return lines
 
 
 def printable(text: str) -> str:

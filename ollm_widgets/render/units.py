@@ -23,13 +23,13 @@ def format_bytes(size_bytes: float) -> str:
 
 
 def format_memory(size_bytes: float) -> str:
-    """Return a size of memory in binary units: ``"0.5 GiB"``, and ``"12 MiB"`` when small."""
+    """Return a size of memory in binary units: ``"7.6 GiB"``, and ``"513 MiB"`` when small."""
     mib = abs(size_bytes) / 1024**2
     if mib == 0:
         return "0 GiB"
     if mib < 1:
         text = "under 1 MiB"
-    elif mib < 100:
+    elif mib < 999.5:
         text = f"{mib:.0f} MiB"
     elif mib < 1000 * 1024:
         gib = mib / 1024
@@ -46,7 +46,7 @@ def format_count(count: float) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """Return a duration: ``"12 ms"``, ``"0.5 s"``, ``"9 s"``, ``"2 min 5 s"``, ``"1 h 3 min"``."""
+    """Return a duration: ``"12 ms"``, ``"0.5 s"``, ``"9 s"``, ``"15 min"``, ``"1 h 3 min"``."""
     if not math.isfinite(seconds):
         return "unknown"
     if seconds < 0.0995:
@@ -58,9 +58,9 @@ def format_seconds(seconds: float) -> str:
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
+        return f"{whole // 60} min" + (f" {whole % 60} s" if whole % 60 else "")
     minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes // 60} h" + (f" {minutes % 60} min" if minutes % 60 else "")
 
 
 def parse_bytes(size: int | str) -> int:

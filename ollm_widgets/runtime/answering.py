@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import traceback
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -20,6 +19,8 @@ from ollm_widgets.runtime.generation import (
     run_generate,
     stepping,
 )
+from ollm_widgets.runtime.image_inputs import ImageInputs
+from ollm_widgets.runtime.letting_go import let_go
 from ollm_widgets.runtime.reuse import PrefixReuse, Start
 from ollm_widgets.runtime.text import IncrementalDecoder, StopScanner
 from ollm_widgets.runtime.truth import MeasuredAnswer
@@ -55,6 +56,8 @@ class Request:
     reuse
         Gives the request a cache, and what is computed already; None where the caller gives the
         cache, or none is wanted.
+    images
+        What the model sees in the prompt; None for a text.
     """
 
     input_ids: torch.Tensor
@@ -64,6 +67,7 @@ class Request:
     cancel: threading.Event
     cache: Cache | None = None
     reuse: PrefixReuse | None = None
+    images: ImageInputs | None = None
 
     def continued(self, ids: torch.Tensor) -> Request:
         """Return the rest of the request, from the ids ``[batch, tokens]`` there are so far."""
@@ -76,6 +80,7 @@ class Request:
             input_ids=ids.to(self.input_ids.device),
             attention_mask=torch.cat((self.attention_mask, ones), dim=1),
             new_tokens=self.new_tokens - more,
+            images=None if self.images is None else self.images.continued(more),
         )
 
 
@@ -102,21 +107,13 @@ def generate_ids(
             if loaded.engine is None or request.cache is not None or not unfinished:
                 raise
             # What the failed pass held stands in the way of moving layers.
-            _let_go(error)
+            let_go(error)
             if request.reuse is not None:
                 request.reuse.forget()
             if not loaded.engine.make_room():
                 raise
             # One of a batch may have ended, and would go on: they all begin anew.
             request = request.continued(latest if latest.shape[0] == 1 else request.input_ids)
-
-
-def _let_go(error: BaseException) -> None:
-    """Free the tensors that the frames of an error still hold."""
-    cause: BaseException | None = error
-    while cause is not None:
-        traceback.clear_frames(cause.__traceback__)
-        cause = cause.__cause__
 
 
 def _generate_ids(
@@ -132,7 +129,9 @@ def _generate_ids(
     ):
         start = Start(request.cache)
         if reuse is not None:
-            start = reuse.start(input_ids, mask, request.new_tokens, steps, request.cancel)
+            start = reuse.start(
+                input_ids, mask, request.new_tokens, steps, request.cancel, images=request.images
+            )
         try:
             run = run_generate(
                 loaded.model,
@@ -146,6 +145,7 @@ def _generate_ids(
                 steps=steps,
                 read_behind=engine is None or engine.arranged.resident,
                 keep=start.kept_tokens,
+                images=request.images,
             )
         except BaseException:
             if reuse is not None:
@@ -175,10 +175,11 @@ def _with_hot_experts(engine: WeightEngine, watch: TokenWatcher) -> TokenWatcher
 
 def _steps_for(loaded: LoadedModel, plan: RuntimePlan, request: Request) -> CapturedSteps | None:
     """Return the captured steps, where their cache keeps what the request's would."""
-    engine, steps = loaded.engine, loaded.steps
-    traced = engine is not None and engine.tracing
+    steps = loaded.steps
     preset = preset_of(plan.kv.strategy)
-    if steps is None or request.reuse is None or traced or preset.window != "full":
+    if steps is None or request.reuse is None or preset.window != "full":
+        return None
+    if request.images is not None:  # what runs them reads prompts of tokens only
         return None
     batch, prompt = request.input_ids.shape
     # What does not fit its tiers, or a model that cannot read pages in place, has a tiered cache.

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
 from ollm_widgets.render.card import Card, Row
 from ollm_widgets.render.renderable import Renderable
+from ollm_widgets.render.svg import Axis, card_with, course
+from ollm_widgets.runtime.pace import PaceSamples
 
 FinishReason = Literal["stop", "stop-string", "length", "cancelled"]
+
+# Fewer make no course.
+_FEWEST_SAMPLES = 4
 
 
 def figures(piece: Delta | Completion) -> str:
@@ -58,7 +65,14 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class Completion(Renderable):
-    """A whole answer with its counts and timings."""
+    """A whole answer with its counts and timings.
+
+    Parameters
+    ----------
+    pace
+        Tokens written so far and seconds since the answer's turn came, all along the answer;
+        empty where that was not kept.
+    """
 
     text: str
     model: str
@@ -69,15 +83,19 @@ class Completion(Renderable):
     seconds: float
     tokens_per_s: float
     reused_tokens: int = 0
+    pace: tuple[tuple[int, float], ...] = field(default=(), repr=False, compare=False)
 
     def __str__(self) -> str:
         return self.text
 
     @classmethod
-    def of(cls, text: str, model: str, last: Delta) -> Completion:
-        """Put together the pieces' text and the last piece's counts."""
+    def of(cls, model: str, pieces: Sequence[Delta]) -> Completion:
+        """Put together the text of all pieces, their pace, and the counts of the last one."""
+        kept, last = PaceSamples(), pieces[-1]
+        for piece in pieces:
+            kept.add(piece.new_tokens, piece.seconds, last=piece.finish_reason is not None)
         return cls(
-            text=text,
+            text="".join(piece.text for piece in pieces),
             model=model,
             finish_reason=last.finish_reason or "cancelled",
             prompt_tokens=last.prompt_tokens,
@@ -86,7 +104,12 @@ class Completion(Renderable):
             seconds=last.seconds,
             tokens_per_s=last.tokens_per_s,
             reused_tokens=last.reused_tokens,
+            pace=tuple(kept.samples),
         )
+
+    def to_html(self) -> str:
+        """Return the card, with a picture of the answer's speed where that was kept."""
+        return card_with(self.card(), self._picture())
 
     def card(self) -> Card:
         """The text, and how it came about."""
@@ -105,3 +128,17 @@ class Completion(Renderable):
                 ),
             ),
         )
+
+    def _picture(self) -> str:
+        """Draw the speed after the first token."""
+        if len(self.pace) < _FEWEST_SAMPLES:
+            return ""
+        (_first, began), *_rest = self.pace
+        steps = [
+            (at - began, (tokens - before) / (at - before_at))
+            for (before, before_at), (tokens, at) in pairwise(self.pace)
+            if at > before_at
+        ]
+        label = f"{self.tokens_per_s:.1f} tokens/s on average after the first token."
+        ends = f"first token after {began:.2f} s", f"{self.seconds:.2f} s"
+        return course(steps, Axis("per s", *ends), label)

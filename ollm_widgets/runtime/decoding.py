@@ -184,7 +184,8 @@ def _prepared(
     """Fill a config's gaps as `generate` does at its start."""
     own: Any = model
     prepared, _ = own._prepare_generation_config(copy.deepcopy(config))
-    own._prepare_special_tokens(prepared, True, device=model.device, batch_size=batch)
+    # Only Python looks at these tokens, which would wait for a device to give them back.
+    own._prepare_special_tokens(prepared, True, device="cpu", batch_size=batch)
     prepared.max_length = length
     return prepared
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig as TransformersGenerationConfig
 
     from ollm_widgets.planning.config import GenerationConfig
+    from ollm_widgets.runtime.image_inputs import ImageInputs
 
 # Called after each token with all ids so far, [batch, tokens]; True ends the generation.
 TokenWatcher = Callable[["torch.Tensor"], bool]
@@ -62,6 +63,7 @@ def run_generate(
     steps: StepRunner | None = None,
     read_behind: bool = True,
     keep: int = 0,
+    images: ImageInputs | None = None,
 ) -> Run:
     """Generate with transformers' own loop, or with `steps`.
 
@@ -81,6 +83,8 @@ def run_generate(
         Runs prompts and tokens over a cache of its own, in place of `cache`; see `stepping`.
     read_behind, keep
         See `decode_ids`.
+    images
+        What the model sees in the prompt; only without `steps`.
     """
     import torch
     from transformers import StoppingCriteria, StoppingCriteriaList
@@ -100,6 +104,9 @@ def run_generate(
     config = effective_generation(model, generation, new_tokens)
     config.use_cache = cache is not None or steps is not None
     options: dict[str, Any] = {} if cache is None else {cache_argument(model): cache}
+    if images is not None:
+        options |= images.given(keep, model)
+    _forget_positions(model)
     with (
         torch.inference_mode(),
         _seeded(generation.seed if generation.temperature > 0 else None, model.device),
@@ -196,17 +203,20 @@ def end_tokens(model: PreTrainedModel) -> frozenset[int]:
     return frozenset(end if isinstance(end, list) else [end])
 
 
-def decoder_layers(model: PreTrainedModel) -> nn.ModuleList | None:
-    """The module list that holds the decoder layers, found by structure, not by name."""
+def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
+    """The decoder layers, found by structure, not by name.
+
+    Those of a vision part are among them where it has as many.
+    """
     from torch import nn
 
     count = getattr(model.config.get_text_config(decoder=True), "num_hidden_layers", None)
-    lists = [
-        module
+    return [
+        layer
         for module in model.modules()
         if isinstance(module, nn.ModuleList) and len(module) == count
+        for layer in module
     ]
-    return lists[0] if lists else None
 
 
 @contextmanager
@@ -217,12 +227,20 @@ def cancellable_layers(model: PreTrainedModel, cancel: threading.Event) -> Itera
         if cancel.is_set():
             raise CancelledInLayer
 
-    hooks = [layer.register_forward_pre_hook(check) for layer in decoder_layers(model) or ()]
+    hooks = [layer.register_forward_pre_hook(check) for layer in decoder_layers(model)]
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _forget_positions(model: PreTrainedModel) -> None:
+    """Have a model count positions anew, which goes by the images of the last request else."""
+    modules: Iterator[Any] = model.modules()
+    for module in modules:
+        if getattr(module, "rope_deltas", None) is not None:
+            module.rope_deltas = None
 
 
 @contextmanager

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import gc
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from ollm_widgets.errors import ConfigError, RuntimeClosedError
+from ollm_widgets.errors import RuntimeClosedError
 from ollm_widgets.render.renderable import Renderable
+from ollm_widgets.runtime.belongings import Belongings
+from ollm_widgets.runtime.chat_traits import ChatTraits, sampling_of
+from ollm_widgets.runtime.demotion import Demotion
+from ollm_widgets.runtime.instructions import takes_instructions
 from ollm_widgets.runtime.memory import MemoryUse, measure
 from ollm_widgets.runtime.own_caches import OwnCaches
-from ollm_widgets.runtime.rebalance import moved_placement, require_room
-from ollm_widgets.runtime.trace import Trace
 from ollm_widgets.runtime.truth import RuntimeTruth
-from ollm_widgets.runtime.worker import ModelWorker
+from ollm_widgets.runtime.turns import QueuedRequest
+from ollm_widgets.runtime.worker import ITSELF, ModelWorker
 
 if TYPE_CHECKING:
     import torch
@@ -27,10 +27,19 @@ if TYPE_CHECKING:
     from ollm_widgets.models.capabilities import CapabilityProfile
     from ollm_widgets.models.resolved import ResolvedModel
     from ollm_widgets.planning.config import RuntimeConfig
-    from ollm_widgets.planning.ids import OffloadPolicy
-    from ollm_widgets.planning.parts import LayerPlacement
     from ollm_widgets.planning.plan import RuntimePlan
     from ollm_widgets.runtime.predicted_and_measured import TruthReport
+    from ollm_widgets.runtime.reuse import PrefixReuse
+
+
+@dataclass(slots=True)
+class _CurrentPlan:
+    """The plan by now, for what must not hold the runtime itself."""
+
+    plan: RuntimePlan
+
+    def now(self) -> RuntimePlan:
+        return self.plan
 
 
 class HeldModel(Renderable):
@@ -63,12 +72,17 @@ class HeldModel(Renderable):
         self.config = config
         self.backend = backend
         self.model_path = model_path
-        self.plan = plan
-        self._loaded: LoadedModel | None = loaded
-        self._caches = OwnCaches(lambda: self.plan, loaded, model_path, backend.traits)
+        self._current = _CurrentPlan(plan)
+        self._caches = OwnCaches(self._current.now, loaded, model_path, backend.traits)
         self._running_cache: Cache | None = None
+        self._to_save: list[PrefixReuse] = []
         self._truth = truth or RuntimeTruth()
         self._worker = ModelWorker(resolved_model.display_name)
+        self._demotion = Demotion(loaded, self._caches, self._current.now)
+        self._belongings = Belongings(loaded, self._caches, self._worker, self._demotion)
+        self._belongings.follow(self)
+        self._closed_why = ""
+        self._instructions: tuple[Any, bool] = (None, True)  # a template, and whether it has them
 
     # ------------------------------------------------------------------ what it is
 
@@ -76,6 +90,15 @@ class HeldModel(Renderable):
     def name(self) -> str:
         """What a person calls it."""
         return self.resolved_model.display_name
+
+    @property
+    def plan(self) -> RuntimePlan:
+        """How it runs now; it follows what becomes of the runtime."""
+        return self._current.plan
+
+    @plan.setter
+    def plan(self, plan: RuntimePlan) -> None:
+        self._current.plan = plan
 
     @property
     def capabilities(self) -> CapabilityProfile:
@@ -102,6 +125,16 @@ class HeldModel(Renderable):
         return self._open().processor
 
     @property
+    def chat_traits(self) -> ChatTraits:
+        """What its files say of talking to it."""
+        loaded = self._open()
+        template = loaded.tokenizer.chat_template
+        if self._instructions[0] != template:
+            self._instructions = (template, takes_instructions(loaded.tokenizer))
+        sampling = sampling_of(loaded.model.generation_config)
+        return ChatTraits(bool(template), self._instructions[1], sampling)
+
+    @property
     def device(self) -> torch.device:
         """Where inputs go."""
         return self._open().device
@@ -111,102 +144,40 @@ class HeldModel(Renderable):
         """Whether the model has left memory."""
         return self._loaded is None
 
+    # ------------------------------------------------------------------ who asks it
+
     @property
     def busy(self) -> bool:
         """Whether a request runs or waits."""
         return self._worker.busy
 
-    # ------------------------------------------------------------------ where its layers are
+    @property
+    def queue(self) -> tuple[QueuedRequest, ...]:
+        """The request that runs, and those that wait, in the order of their turns."""
+        return self._worker.queue
 
-    def rebalance(
-        self,
-        offload_gpu_layers: int | None = None,
-        offload_cpu_layers: int | None = None,
-        offload_cpu_policy: OffloadPolicy | None = None,
-        cancel: threading.Event | None = None,
-    ) -> LayerPlacement:
-        """Move layers between accelerator, host memory and disk without loading again.
+    def watch_activity(self, callback: Callable[[bool], None]) -> Callable[[], None]:
+        """Call `callback` with True when the first request comes, with False when the last ends.
 
-        Waits for its turn behind the requests that run.
-
-        Parameters
-        ----------
-        offload_gpu_layers, offload_cpu_layers
-            Layers that shall stay on the accelerator, and in host memory. None for the host keeps
-            as many in memory as are there; None for the accelerator keeps its count.
-        offload_cpu_policy
-            Which are the host's; None keeps the policy.
-        cancel
-            Set it from another thread to end between two layers; the model works all the same.
+        Calls come in order, one at a time, on whatever thread made the change.
 
         Returns
         -------
-        LayerPlacement
-            Where the layers are then.
-
-        Raises
-        ------
-        ConfigError
-            If the counts cannot be had, or this backend keeps its layers in one place.
-        OutOfMemory
-            If a tier has too little room; nothing has moved.
+        callable
+            Ends it; calling it twice is harmless.
         """
-        engine = self._open().engine
-        if engine is None:
-            raise ConfigError(
-                "rebalance",
-                f"{self.plan.backend_id} keeps the whole model on one device.",
-                hint="Load it with backend='optimized-native' to move layers.",
-            )
-        on_cpu = self.device.type == "cpu"
-        placement = moved_placement(
-            engine.placement,
-            offload_gpu_layers,
-            offload_cpu_layers,
-            offload_cpu_policy or self.config.offload_cpu_policy,
-            on_cpu=on_cpu,
-        )
-        require_room(self.plan, placement, engine.layer_bytes, on_cpu=on_cpu)
+        return self._worker.watch(callback)
 
-        def work(stop: threading.Event, emit: Callable[[LayerPlacement], None]) -> None:
-            emit(engine.rebalance(placement, stop))
+    def cancel_running(self) -> bool:
+        """End the request that runs, as its caller could; False where none does."""
+        return self._worker.cancel_running()
 
-        job = self._worker.submit(work)
-        try:
-            (reached,) = job.items(cancel)
-        finally:
-            self._note_placement()
-        return reached
-
-    @contextmanager
-    def trace(self) -> Iterator[Trace]:
-        """Record where the time of each pass goes, layer by layer, while the context is open.
-
-        Steps are not captured meanwhile: a graph shows its layers to nobody.
-
-        Yields
-        ------
-        Trace
-            Its ``passes`` are filled when the context closes.
-
-        Raises
-        ------
-        ConfigError
-            If this backend does not see its layers.
-        """
-        engine = self._open().engine
-        if engine is None:
-            raise ConfigError(
-                "trace",
-                f"{self.plan.backend_id} does not see the layers of its model.",
-                hint="Load it with backend='optimized-native'.",
-            )
-        trace = Trace()
-        self._on_worker(engine.start_trace)
-        try:
-            yield trace
-        finally:
-            self._on_worker(lambda: trace.passes.extend(engine.stop_trace()))
+    def close_if_idle(self, why: str = "") -> bool:
+        """Close, unless a request runs or waits; whether it is closed. See `close`."""
+        if not self._worker.shut_if_idle():
+            return False
+        self.close(why)
+        return True
 
     # ------------------------------------------------------------------ what it holds
 
@@ -217,31 +188,30 @@ class HeldModel(Renderable):
         loaded = self._open()
         running = () if self._running_cache is None else (self._running_cache,)
         caches = {id(each): each for each in (*self._caches.all(), *running)}
-        return measure(loaded.model, caches.values(), loaded.engine)
+        return measure(
+            loaded.model,
+            caches.values(),
+            loaded.engine,
+            demoted=self._demotion.demoted,
+            host_copies_bytes=self._demotion.host_copies_bytes,
+        )
 
     @property
     def truth(self) -> TruthReport:
         """What the plan predicted of the load and the last answer, beside what was measured."""
         return self._truth.report(self.name, self.plan)
 
-    def close(self) -> None:
-        """Cancel what runs and give the memory back; calling it again does nothing."""
-        self._worker.close()
-        self._caches.clear()
-        loaded, self._loaded = self._loaded, None
-        if loaded is None:
-            return
-        on_accelerator = loaded.device.type == "cuda"
-        if loaded.steps is not None:
-            loaded.steps.close()
-        if loaded.engine is not None:
-            loaded.engine.close()
-        del loaded
-        gc.collect()
-        if on_accelerator:
-            import torch
+    def close(self, why: str = "") -> None:
+        """Cancel what runs and give the memory back; calling it again does nothing.
 
-            torch.cuda.empty_cache()
+        Parameters
+        ----------
+        why
+            Told to who asks it from then on: ``" for gamma"`` goes on "alpha was closed".
+        """
+        if not self.closed:
+            self._closed_why = why
+        self._belongings.close()
 
     def __enter__(self) -> Self:
         return self
@@ -251,16 +221,20 @@ class HeldModel(Renderable):
 
     # ------------------------------------------------------------------ on the worker's thread
 
+    @property
+    def _loaded(self) -> LoadedModel | None:
+        return self._belongings.loaded
+
     def _open(self) -> LoadedModel:
         if self._loaded is None:
             raise RuntimeClosedError(
-                f"{self.name} was closed.", hint="Load the model again to use it."
+                f"{self.name} was closed{self._closed_why}.", hint="Load the model again to use it."
             )
         return self._loaded
 
     def _on_worker(self, call: Callable[[], None]) -> None:
         """Run `call` between two requests, and wait for it."""
-        for _ in self._worker.submit(lambda _stop, _emit: call()).items(None):
+        for _ in self._worker.submit(lambda _stop, _emit: call(), ITSELF).items():
             pass
 
     def _note_placement(self) -> None:

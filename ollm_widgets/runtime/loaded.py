@@ -2,57 +2,58 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ollm_widgets.backends.memory import as_out_of_memory
-from ollm_widgets.errors import ConfigError, RuntimeClosedError
+from ollm_widgets.errors import ConfigError
 from ollm_widgets.planning.config import GenerationConfig
-from ollm_widgets.planning.kv_choice import kv_folder
-from ollm_widgets.planning.kv_presets import DEFAULT_CODEC
 from ollm_widgets.planning.parts import listed
 from ollm_widgets.runtime.answering import Request, answer, generate_ids, measured_answer
-from ollm_widgets.runtime.comparing import compare_kv
+from ollm_widgets.runtime.caching import CachingModel
 from ollm_widgets.runtime.completion import Completion, Delta
 from ollm_widgets.runtime.generation import Clock
-from ollm_widgets.runtime.held import HeldModel
+from ollm_widgets.runtime.job import Items
+from ollm_widgets.runtime.letting_go import letting_go
 from ollm_widgets.runtime.loaded_card import card_of
-from ollm_widgets.runtime.prompt import Prompt, attention_for, encode_prompt, room_for_new_tokens
-from ollm_widgets.runtime.reuse import PrefixReuse
+from ollm_widgets.runtime.prompt import (
+    NoImages,
+    Prompt,
+    attention_for,
+    encode_request,
+    room_for_new_tokens,
+)
 from ollm_widgets.runtime.tuning import Answered
-from ollm_widgets.runtime.worker import Job
 
 if TYPE_CHECKING:
     import torch
     from transformers import Cache
 
-    from ollm_widgets.kv.budget import KVBudget
-    from ollm_widgets.kv.recommending import KVRecommendation
-    from ollm_widgets.kv.stats import KVStats
-    from ollm_widgets.planning.config import (
-        KVCacheLifecycle,
-        KVCodecId,
-        KVStrategyId,
-    )
+    from ollm_widgets.models.capabilities import Modality
     from ollm_widgets.planning.plan import RuntimePlan
     from ollm_widgets.render.card import Card
-    from ollm_widgets.runtime.comparison import ComparisonProgress, KVComparison
 
 
-class LoadedRuntime(HeldModel):
-    """A loaded model with its plan. Safe to call from several threads: requests queue.
+class LoadedRuntime(CachingModel):
+    """A loaded model with its plan. Safe to call from several threads: callers take turns.
 
-    Use it as a context manager, or call `close`.
+    Use it as a context manager, or call `close`; one that nobody holds any more closes itself.
     """
 
     last_completion: Completion | None = None
 
+    @property
+    def accepts(self) -> tuple[Modality, ...]:
+        """What a message may hold: ``("text",)``, or ``("text", "image")``.
+
+        Images are taken by a model that sees, loaded with ``multimodal=True``.
+        """
+        seen = self.config.multimodal and "image" in self.capabilities.modalities
+        return ("text", "image") if seen else ("text",)
+
     # ------------------------------------------------------------------ running it
 
+    @letting_go
     def generate(
         self,
         input_ids: torch.Tensor,
@@ -61,6 +62,7 @@ class LoadedRuntime(HeldModel):
         cancel: threading.Event | None = None,
         *,
         attention_mask: torch.Tensor | None = None,
+        caller: str | None = None,
     ) -> torch.Tensor:
         """Generate token ids, as transformers would.
 
@@ -73,9 +75,12 @@ class LoadedRuntime(HeldModel):
         kv_cache
             A cache to continue from and fill, e.g. of `get_or_create_kv_cache`.
         cancel
-            Set it from another thread to end early with the tokens so far.
+            Set it from another thread to end early with the tokens so far; before its turn
+            those are the prompt's.
         attention_mask
             ``[batch, prompt]``, 0 where padded; all ones by default.
+        caller
+            Whose turn it takes; by default that of the calling thread.
 
         Returns
         -------
@@ -107,23 +112,37 @@ class LoadedRuntime(HeldModel):
                 emit(output)
                 self._learn(request, plan, clock)
 
-        (output,) = self._worker.submit(work).items(cancel)
+        (output,) = self._worker.submit(work, caller, lambda: input_ids).items(cancel)
         return output
 
+    @letting_go
     def stream(
         self,
         messages_or_text: Prompt,
         generation: GenerationConfig | None = None,
         cancel: threading.Event | None = None,
-    ) -> Iterator[Delta]:
-        """Answer piece by piece.
+        *,
+        caller: str | None = None,
+        on_wait: Callable[[int], None] | None = None,
+    ) -> Items[Delta]:
+        """Answer piece by piece; the request is queued at once.
+
+        Callers take turns, and the requests of each run in the order in which they came. To close
+        the iterator, or to drop it, cancels the request.
 
         Parameters
         ----------
         messages_or_text
-            One text, or messages with ``role`` and ``content``.
+            One text, or messages with ``role`` and ``content``. Where `accepts` names images, a
+            content may be parts: ``{"type": "text", "text": ...}`` and ``{"type": "image",
+            "image": ...}``, with a Pillow image, the bytes of a file or a path; or ``"path"``.
         cancel
             Set it from another thread to stop; the last piece then says ``cancelled``.
+        caller
+            Whose turn it takes; by default that of the calling thread.
+        on_wait
+            Called while the request waits, on the thread that reads the pieces: with the number
+            of requests before it, each time that it is another one, and with 0 in the end.
 
         Yields
         ------
@@ -131,159 +150,64 @@ class LoadedRuntime(HeldModel):
             Pieces of text; the last one carries finish reason, counts and timings.
         """
         generation = _checked(generation)
-        encoded = encode_prompt(self.tokenizer, messages_or_text)
-        input_ids, mask = encoded["input_ids"], encoded["attention_mask"]
+        encoded = encode_request(
+            self.tokenizer,
+            self.processor,
+            messages_or_text,
+            self._no_images(),
+            self.model.config,
+        )
+        input_ids, mask = encoded.input_ids, encoded.attention_mask
         new_tokens = room_for_new_tokens(
             input_ids.shape[1], generation.max_new_tokens, self.capabilities.context_length
         )
 
         def work(stop: threading.Event, emit: Callable[[Delta], None]) -> None:
+            pieces: list[Delta] = []
+
+            def emit_piece(piece: Delta) -> None:
+                pieces.append(piece)
+                emit(piece)
+
             with self._cache_for(None) as (_cache, reuse):
-                request = Request(input_ids, mask, generation, new_tokens, stop, reuse=reuse)
+                request = Request(
+                    input_ids,
+                    mask,
+                    generation,
+                    new_tokens,
+                    stop,
+                    reuse=reuse,
+                    images=encoded.images,
+                )
                 plan, clock = self.plan, Clock()
-                last = answer(self._open(), plan, request, emit, clock)
+                last = answer(self._open(), plan, request, emit_piece, clock)
                 # A card that is drawn when the last piece comes has the figures in it.
                 self._compare(request, plan, clock)
+                self.last_completion = Completion.of(self.name, (*pieces, last))
                 emit(last)
                 self._learn(request, plan, clock)
 
-        return self._remembering(self._worker.submit(work), cancel)
+        def unstarted() -> Delta:
+            return Delta("", input_ids.shape[1], 0, 0.0, 0.0, "cancelled")
 
+        return self._worker.submit(work, caller, unstarted).items(cancel, on_wait)
+
+    @letting_go
     def complete(
         self,
         messages_or_text: Prompt,
         generation: GenerationConfig | None = None,
         cancel: threading.Event | None = None,
-    ) -> Completion:
-        """Answer at once; a cancelled answer holds the text so far."""
-        pieces = list(self.stream(messages_or_text, generation, cancel))
-        return Completion.of("".join(piece.text for piece in pieces), self.name, pieces[-1])
-
-    # ------------------------------------------------------------------ its caches
-
-    def get_or_create_kv_cache(
-        self,
-        cache_dir: Path | str | None = None,
-        strategy: KVStrategyId | None = None,
-        lifecycle: KVCacheLifecycle | None = None,
-        window_tokens: int | None = None,
-    ) -> Cache:
-        """Return the cache for these choices, the same one for the same choices.
-
-        Parameters
-        ----------
-        cache_dir
-            Where a strategy with a disk tier keeps its pages; the config's folder by default.
-        strategy, lifecycle, window_tokens
-            Defaults are the plan's. A persistent one begins each prompt with what it finds on
-            disk, and leaves there what it has learned; give it to `generate` for one sequence.
-
-        Raises
-        ------
-        KVStrategyError
-            If this runtime's backend cannot hold the strategy or the lifecycle.
-        """
-        return self._caches.shelf.get_or_create(
-            self.model,
-            self.plan,
-            self.config if cache_dir is None else self.config.copy(cache_dir=cache_dir),
-            self.model_path,
-            strategy=strategy or self.plan.kv.strategy,
-            lifecycle=lifecycle or self.config.kv_cache_lifecycle,
-            window_tokens=window_tokens or self.plan.kv.window_tokens,
-        )
-
-    def kv_stats(self) -> KVStats:
-        """What the runtime's own KV cache holds, and what it has moved."""
-        return self._caches.stats()
-
-    def kv_recommendation(self) -> KVRecommendation | None:
-        """How the KV cache had better be kept, by what the requests so far have shown.
-
-        Needs ``kv_cache_adaptation_mode`` ``observe-only``, which leaves it at that, or
-        ``automatic``, which applies what keeps the same tokens in the same precision.
-        """
-        return self._caches.recommendation()
-
-    def compare_kv(
-        self,
-        prompt: Prompt,
-        strategies: Sequence[KVStrategyId] | None = None,
         *,
-        new_tokens: int = 32,
-        budget: KVBudget | None = None,
-        window_tokens: int | None = None,
-        sink_tokens: int | None = None,
-        codec: KVCodecId | None = None,
-        cancel: threading.Event | None = None,
-        progress: Callable[[ComparisonProgress], None] | None = None,
-    ) -> KVComparison:
-        """Run one prompt through several KV strategies and put their figures side by side.
-
-        Waits for its turn behind the requests that run.
-
-        Parameters
-        ----------
-        prompt
-            One text, or messages with ``role`` and ``content``.
-        strategies
-            Which; None is all of them.
-        new_tokens
-            Tokens of the answer.
-        budget
-            What each may hold in memory; None is a quarter of all keys and values.
-        window_tokens, sink_tokens, codec
-            For the strategies that have them; defaults are the plan's.
-        cancel
-            Set it from another thread to stop.
-        progress
-            Is told of each token, on the runtime's thread.
-
-        Raises
-        ------
-        Cancelled
-            After `cancel`.
-        """
-        encoded = encode_prompt(self.tokenizer, prompt)
-        input_ids = encoded["input_ids"]
-        new_tokens = room_for_new_tokens(
-            input_ids.shape[1], new_tokens, self.capabilities.context_length
-        )
-        kv = self.plan.kv
-
-        def work(stop: threading.Event, emit: Callable[[KVComparison], None]) -> None:
-            loaded = self._open()
-            with (
-                as_out_of_memory(self.plan, loaded.device),
-                nullcontext() if loaded.engine is None else loaded.engine.request(stop),
-            ):
-                emit(
-                    compare_kv(
-                        loaded.model,
-                        input_ids,
-                        strategies,
-                        new_tokens=new_tokens,
-                        budget=budget,
-                        window_tokens=window_tokens or kv.window_tokens,
-                        sink_tokens=kv.sink_tokens if sink_tokens is None else sink_tokens,
-                        codec=codec or kv.codec or DEFAULT_CODEC,
-                        folder=kv_folder(self.config),
-                        name=self.name,
-                        cancel=stop,
-                        progress=progress,
-                    )
-                )
-
-        (comparison,) = self._worker.submit(work).items(cancel)
-        return comparison
-
-    def reset_kv_cache_instances(self) -> None:
-        """Let go of every cache: those handed out, and what is kept of the last request.
-
-        Persistent pages stay on disk. Waits for its turn behind the requests that run.
-        """
-        if not self.closed:
-            self._on_worker(self._caches.clear)
+        caller: str | None = None,
+        on_wait: Callable[[int], None] | None = None,
+    ) -> Completion:
+        """Answer at once; a cancelled answer holds the text so far. See `stream`."""
+        with self.stream(
+            messages_or_text, generation, cancel, caller=caller, on_wait=on_wait
+        ) as stream:
+            pieces = list(stream)
+        return Completion.of(self.name, pieces)
 
     def __repr__(self) -> str:
         state = (
@@ -295,23 +219,17 @@ class LoadedRuntime(HeldModel):
         """What is loaded, how, what it holds, and how its plan's figures came true."""
         return card_of(self)
 
-    # ------------------------------------------------------------------ on the worker's thread
+    def _no_images(self) -> NoImages:
+        if "image" in self.capabilities.modalities:
+            return NoImages(
+                "this model was loaded for text only", "Load it again with multimodal=True."
+            )
+        return NoImages(
+            "this model takes text only",
+            "Choose a model that takes images, and load it with multimodal=True.",
+        )
 
-    @contextmanager
-    def _cache_for(self, given: Cache | None) -> Iterator[tuple[Cache | None, PrefixReuse | None]]:
-        """Give the request its cache, or what finds it one, and save what came of it."""
-        self._running_cache = given
-        reuse = self._caches.reuse_of(given)
-        try:
-            yield (None, reuse) if reuse is not None else (given, None)
-        finally:
-            self._running_cache = None
-            self._note_placement()
-            self._note(() if reuse is None else reuse.notes)
-        if reuse is not None and reuse.unsaved:
-            # Behind the answer, which need not wait for it; `close` sees to it otherwise.
-            with contextlib.suppress(RuntimeClosedError):
-                self._worker.submit(lambda _stop, _emit: reuse.save())
+    # ------------------------------------------------------------------ on the worker's thread
 
     def _compare(self, request: Request, plan: RuntimePlan, clock: Clock) -> None:
         """Put the pace of a request beside what was predicted of it."""
@@ -334,15 +252,6 @@ class LoadedRuntime(HeldModel):
         kv = self._caches.tune(answered, request.reuse)
         if kv is not None:
             self.plan = self.plan.refine(kv=kv)
-
-    def _remembering(self, job: Job[Delta], cancel: threading.Event | None) -> Iterator[Delta]:
-        """Pass the pieces on, and keep the finished answer's figures for the card."""
-        pieces: list[str] = []
-        for piece in job.items(cancel):
-            pieces.append(piece.text)
-            if piece.finish_reason is not None:
-                self.last_completion = Completion.of("".join(pieces), self.name, piece)
-            yield piece
 
 
 def _checked(generation: GenerationConfig | None) -> GenerationConfig:

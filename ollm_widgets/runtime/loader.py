@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -30,6 +30,7 @@ from ollm_widgets.models.resolved import ResolvedModel
 from ollm_widgets.models.resolver import ModelResolver
 from ollm_widgets.planning.advice import Advice, Replan, best_change, replanning
 from ollm_widgets.planning.config import RuntimeConfig
+from ollm_widgets.planning.devices import Device, Machine, probe_machine
 from ollm_widgets.planning.kv_choice import kv_folder
 from ollm_widgets.planning.plan import RuntimePlan
 from ollm_widgets.planning.selector import BackendSelector
@@ -37,6 +38,8 @@ from ollm_widgets.planning.specialization import SpecializationRegistry
 from ollm_widgets.planning.speed.correcting import corrected_plan
 from ollm_widgets.planning.speed.observed import default_store
 from ollm_widgets.runtime.caches import make_cache, open_store
+from ollm_widgets.runtime.letting_go import letting_go
+from ollm_widgets.runtime.libraries import import_libraries
 from ollm_widgets.runtime.load_times import LoadTimes
 from ollm_widgets.runtime.loaded import LoadedRuntime
 from ollm_widgets.runtime.memory import PeakMemory
@@ -134,22 +137,63 @@ class RuntimeLoader:
         resolved = self.resolve(config.model_reference, config.models_dir)
         return corrected_plan(self.selector.select(resolved, config))
 
-    def explain(self, plan: RuntimePlan) -> str:
-        """Tell a plan in sentences, with the one change that would help it most."""
-        return plan.explain(self._replanning(plan))
+    def plan_with(self, config: RuntimeConfig, more_bytes: Mapping[str, int]) -> RuntimePlan:
+        """Plan as if more memory were free, as it is once other runtimes have left.
 
-    def advice(self, plan: RuntimePlan) -> Advice | None:
+        Parameters
+        ----------
+        more_bytes
+            By place: ``ram``, or a device such as ``cuda:0``.
+
+        Raises
+        ------
+        ConfigError
+            If a field of `config` holds a value that cannot work.
+        """
+        config.validate()
+        resolved = self.resolve(config.model_reference, config.models_dir)
+        machine = _with_more_free(probe_machine(), more_bytes)
+        return corrected_plan(self.selector.select(resolved, config, machine))
+
+    def other_plans(self, plan: RuntimePlan) -> tuple[RuntimePlan, ...]:
+        """Plan the other backends that could run it, in the selector's order.
+
+        None where a backend was asked for.
+        """
+        if plan.config.backend is not None:
+            return ()
+        allowed = {"optimized-native": plan.config.use_specialization}
+        plans = (
+            self.plan(plan.config.copy(backend=backend_id))
+            for backend_id in self.backends
+            if backend_id != plan.backend_id and allowed.get(backend_id, True)
+        )
+        return tuple(other for other in plans if other.is_executable())
+
+    def explain(self, plan: RuntimePlan, more_bytes: Mapping[str, int] | None = None) -> str:
+        """Tell a plan in sentences, with the one change that would help it most; see `advice`."""
+        return plan.explain(self._replanning(plan, more_bytes or {}))
+
+    def advice(
+        self, plan: RuntimePlan, more_bytes: Mapping[str, int] | None = None
+    ) -> Advice | None:
         """Find the one change that would help a plan most, by planning with others; None if none.
+
+        Parameters
+        ----------
+        more_bytes
+            By place: what counts as free besides, as it did for the plan; see `plan_with`.
 
         Raises
         ------
         ConfigError
             If the plan's config no longer works.
         """
-        return best_change(plan, self._replanning(plan))
+        return best_change(plan, self._replanning(plan, more_bytes or {}))
 
-    def _replanning(self, plan: RuntimePlan) -> Replan:
-        replan = replanning(self.selector, plan.resolved_model)
+    def _replanning(self, plan: RuntimePlan, more_bytes: Mapping[str, int]) -> Replan:
+        machine = _with_more_free(probe_machine(), more_bytes)
+        replan = replanning(self.selector, plan.resolved_model, machine)
 
         def corrected(
             config: RuntimeConfig, more_gpu_bytes: int = 0, more_ram_bytes: int = 0
@@ -200,6 +244,7 @@ class RuntimeLoader:
 
     # ------------------------------------------------------------------ loading
 
+    @letting_go
     def load(
         self,
         config: RuntimeConfig,
@@ -226,6 +271,7 @@ class RuntimeLoader:
         models_dir = _models_dir(config.models_dir)
         resolved = self.resolver.resolve(config.model_reference, models_dir)
         path = self._bring(resolved, models_dir, config.force_download, progress, cancel)
+        import_libraries(progress, cancel)
         times = LoadTimes()
         times.enter("Plan")
         inspected = inspect_materialized_model(
@@ -252,7 +298,11 @@ class RuntimeLoader:
             times = LoadTimes()
             loaded = self._load_by(plan, path, times.watching(progress), cancel)
         times.end()
-        plan = _with_working_cache(plan, loaded)
+        try:
+            plan = _with_working_cache(plan, loaded)
+        except BaseException:
+            loaded.close()
+            raise
         truth = RuntimeTruth(default_store(), peak)
         runtime = LoadedRuntime(
             resolved_model=inspected,
@@ -376,6 +426,20 @@ def _effective(config: RuntimeConfig, plan: RuntimePlan) -> RuntimeConfig:
         kv_cache_strategy=plan.kv.strategy,
         kv_cache_window_tokens=plan.kv.window_tokens,
         context_tokens=plan.kv.context_tokens,
+    )
+
+
+def _with_more_free(machine: Machine, more_bytes: Mapping[str, int]) -> Machine:
+    def enlarged(device: Device, place: str) -> Device:
+        free_bytes = min(device.free_bytes + more_bytes.get(place, 0), device.total_bytes)
+        return replace(device, free_bytes=free_bytes)
+
+    cpu = enlarged(machine.cpu, "ram")
+    return Machine(
+        cpu,
+        tuple(enlarged(device, device.name) for device in machine.accelerators),
+        machine.ram_total_bytes,
+        cpu.free_bytes,
     )
 
 

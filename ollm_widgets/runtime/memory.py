@@ -27,6 +27,8 @@ class MemoryUse:
         Buffers that streamed layers pass through.
     accelerator_kv_bytes, host_kv_bytes, disk_kv_bytes
         Keys and values.
+    host_copy_bytes
+        Page-locked copies of what is on accelerators, which a demotion has left; they can go.
     """
 
     accelerator_weights_bytes: int = 0
@@ -37,6 +39,7 @@ class MemoryUse:
     accelerator_kv_bytes: int = 0
     host_kv_bytes: int = 0
     disk_kv_bytes: int = 0
+    host_copy_bytes: int = 0
 
     @property
     def accelerator_bytes(self) -> int:
@@ -50,7 +53,12 @@ class MemoryUse:
     @property
     def host_bytes(self) -> int:
         """Everything in host memory."""
-        return self.host_weights_bytes + self.host_staging_bytes + self.host_kv_bytes
+        return (
+            self.host_weights_bytes
+            + self.host_staging_bytes
+            + self.host_kv_bytes
+            + self.host_copy_bytes
+        )
 
 
 class PeakMemory:
@@ -89,7 +97,12 @@ class PeakMemory:
 
 
 def measure(
-    model: PreTrainedModel, caches: Iterable[Cache], engine: WeightEngine | None = None
+    model: PreTrainedModel,
+    caches: Iterable[Cache],
+    engine: WeightEngine | None = None,
+    *,
+    demoted: bool = False,
+    host_copies_bytes: int = 0,
 ) -> MemoryUse:
     """Add up the weights of `model` and its `caches` where they are now.
 
@@ -97,15 +110,22 @@ def measure(
     ----------
     engine
         Knows where the weights are, if they do not simply stay in the model.
+    demoted
+        Whether all that belongs on accelerators is in host memory.
+    host_copies_bytes
+        Copies there of what belongs, or is, on accelerators.
     """
     held = sum((cache_stats(cache) for cache in caches), KVStats())
-    on_host = model.device.type == "cpu"
+    on_host = demoted or model.device.type == "cpu"
     use = _weights_in(model) if engine is None else _weights_of(engine)
+    if demoted and engine is not None:
+        use = replace(use, host_weights_bytes=use.host_weights_bytes + host_copies_bytes)
     return replace(
         use,
         accelerator_kv_bytes=0 if on_host else held.accelerator_bytes,
         host_kv_bytes=held.host_bytes + (held.accelerator_bytes if on_host else 0),
         disk_kv_bytes=held.disk_bytes,
+        host_copy_bytes=0 if demoted else host_copies_bytes,
     )
 
 

@@ -119,6 +119,8 @@ def _needed(
     kept = sum(size for where, size in pairs if where == _OWN[tier.place])
     if tier.place == "ram" and not on_cpu:
         kept = packed_bytes(kept) if streaming.packed else kept
+        if streaming.stored_slot_bytes:
+            kept = kept * streaming.stored_slot_bytes // streaming.slot_bytes
         passing = [size for where, size in pairs if where == "disk"]
         slots = streaming.staging_slots
     else:

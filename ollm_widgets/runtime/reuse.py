@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from transformers import Cache
 
     from ollm_widgets.kv.persistent.store import PrefixStore
+    from ollm_widgets.runtime.image_inputs import ImageInputs
 
 # Below this, looking tokens up on disk costs more than computing them.
 _WORTH_RESTORING = 32
@@ -76,6 +77,9 @@ class PrefixReuse:
     Used on the runtime's own thread only, one request at a time: `start`, then `finished` or
     `forget`, then `save`.
 
+    Images are compared by their pixels, and a prompt with images goes on behind the last of them
+    or begins anew. What a store remembers is text alone.
+
     Parameters
     ----------
     cache
@@ -94,6 +98,7 @@ class PrefixReuse:
         self._in_cache: list[int] = []
         self._in_steps: list[int] = []
         self._unsaved: tuple[list[int], Cache] | None = None
+        self._images: ImageInputs | None = None
 
     @property
     def unsaved(self) -> bool:
@@ -114,6 +119,8 @@ class PrefixReuse:
         new_tokens: int,
         steps: SteppedCache | None,
         cancel: threading.Event,
+        *,
+        images: ImageInputs | None = None,
     ) -> Start:
         """Find what is there of a prompt.
 
@@ -127,13 +134,16 @@ class PrefixReuse:
             What runs the request over a cache of its own; None for `self.cache`.
         cancel
             Ends reading from disk early.
+        images
+            What the model sees in the prompt.
         """
         import torch
 
         self.save()
+        self._images = images
         alone = input_ids.shape[0] == 1 and bool(attention_mask.all())
         # The last token is always run: its logits choose the next one.
-        ids = input_ids[0, :-1].tolist() if alone else []
+        ids = self._compared(input_ids[0, :-1].tolist()) if alone else []
         # As the passes run, since what they allocated can be written to in this mode only.
         with torch.inference_mode():
             if steps is not None:
@@ -155,13 +165,13 @@ class PrefixReuse:
             self.forget()
             return
         cache = self.cache if steps is None else steps.cache
-        held = _tokens_in(cache) if steps is None else steps.tokens
-        known = ids[0, :held].tolist()
+        held = tokens_in(cache) if steps is None else steps.tokens
+        known = self._compared(ids[0, :held].tolist())
         if steps is None:
             self._in_cache = known
         else:
             self._in_steps = known
-        if self._store is not None and cache is not None and held:
+        if self._store is not None and cache is not None and held and self._images is None:
             self._unsaved = (known, cache)
 
     def cut_short(self, ids: torch.Tensor, new_tokens: int, steps: SteppedCache | None) -> None:
@@ -186,7 +196,7 @@ class PrefixReuse:
         except RuntimeError:  # a window has let go of what would be its beginning again
             self.forget()
             return
-        self._in_cache = ids[0, :whole].tolist()
+        self._in_cache = self._compared(ids[0, :whole].tolist())
 
     def forget(self) -> None:
         """Let go of the cache; the next request begins anew."""
@@ -218,7 +228,7 @@ class PrefixReuse:
 
     def _in_own(self, ids: list[int], cancel: threading.Event) -> Start:
         held, self._in_cache = self._in_cache, []
-        keep = _common(held, ids)
+        keep = self._kept(held, ids)
         cache = self.cache
         if cache is not None and keep and not _cut(cache, len(held), keep):
             keep = 0
@@ -237,7 +247,7 @@ class PrefixReuse:
         held, self._in_steps = self._in_steps, []
         keep = 0
         if steps.resumable and steps.tokens == len(held) and tokens <= steps.capacity:
-            keep = _common(held, ids)
+            keep = self._kept(held, ids)
 
         def into_empty_cache() -> Cache | None:
             steps.begin(1, tokens)
@@ -256,7 +266,9 @@ class PrefixReuse:
         cancel: threading.Event,
     ) -> int:
         """Fill an empty cache from disk where that saves tokens; how many it holds then."""
-        if self._store is None or len(ids) < keep + _WORTH_RESTORING:
+        if self._store is None or self._images is not None:
+            return 0
+        if len(ids) < keep + _WORTH_RESTORING:
             return 0
         match = self._store.match(ids)
         try:
@@ -268,6 +280,14 @@ class PrefixReuse:
             return 0
         finally:
             match.release()
+
+    def _compared(self, ids: list[int]) -> list[int]:
+        return ids if self._images is None else self._images.marked(ids)
+
+    def _kept(self, held: Sequence[int], ids: Sequence[int]) -> int:
+        """How many tokens two sequences begin with alike, all images among them or none."""
+        keep = _common(held, ids)
+        return keep if self._images is None or keep >= self._images.stop else 0
 
     def _emptied(self) -> Cache:
         """The cache, empty."""
@@ -315,7 +335,7 @@ def _cut(cache: Cache, held: int, keep: int) -> bool:
     return True
 
 
-def _tokens_in(cache: Cache | None) -> int:
+def tokens_in(cache: Cache | None) -> int:
     """Tokens that a cache holds; 0 for one that cannot tell, as linear attention."""
     try:
         return 0 if cache is None else int(cache.get_seq_length())

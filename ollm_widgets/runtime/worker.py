@@ -1,116 +1,156 @@
-"""The one thread that owns a model: requests queue, callers wait and can leave."""
+"""The one thread that owns a model: callers take turns, and who waits can leave."""
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
-from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from collections import deque
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from ollm_widgets.errors import RuntimeClosedError
+from ollm_widgets.runtime.job import WAIT_SLICE_S, Caller, Job, Work
+from ollm_widgets.runtime.turns import QueuedRequest, Turns
+
+__all__ = ["ITSELF", "WAIT_SLICE_S", "Job", "ModelWorker", "Watcher", "Work"]
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
-# A caller that waits looks up this often, so that an interrupt of the main thread and a
-# cancel are seen; no work is lost in between, since results wake it at once.
-WAIT_SLICE_S = 0.1
+# Who asks for what a runtime does of its own accord: saving keys and values, moving layers.
+ITSELF = "the runtime itself"
 
-
-class _End:
-    """Marks the end of a job's items; carries its error, if it had one."""
-
-    def __init__(self, error: BaseException | None) -> None:
-        self.error = error
-
-
-# What a request does on the worker's thread: it looks at the event, and emits items.
-Work = Callable[[threading.Event, Callable[[T], None]], None]
-
-
-class Job(Generic[T]):
-    """One request: its items as they come, and a way to cancel it."""
-
-    def __init__(self, work: Work[T]) -> None:
-        self._work = work
-        self._items: queue.SimpleQueue[T | _End] = queue.SimpleQueue()
-        self.cancel = threading.Event()
-        self.done = threading.Event()
-
-    def run(self) -> None:
-        """Do the work; called on the worker's thread."""
-        error: BaseException | None = None
-        try:
-            self._work(self.cancel, self._items.put)
-        except BaseException as caught:  # the waiting caller gets it, whatever it is
-            error = caught
-        finally:
-            self.abandon(error)
-
-    def abandon(self, error: BaseException | None) -> None:
-        """End the job, with an error or without."""
-        self._items.put(_End(error))
-        self.done.set()
-
-    def items(self, outer_cancel: threading.Event | None = None) -> Iterator[T]:
-        """Yield items as they come; leaving early, or an interrupt, cancels the job.
-
-        Parameters
-        ----------
-        outer_cancel
-            The caller's own event; once set, the job is cancelled and its last items
-            still arrive.
-        """
-        try:
-            while True:
-                if outer_cancel is not None and outer_cancel.is_set():
-                    self.cancel.set()
-                try:
-                    item = self._items.get(timeout=WAIT_SLICE_S)
-                except queue.Empty:
-                    continue
-                if isinstance(item, _End):
-                    if item.error is not None:
-                        raise item.error
-                    return
-                yield item
-        finally:
-            self.cancel.set()
+# Called with True when the first request comes, and with False when the last one has ended.
+Watcher = Callable[[bool], None]
 
 
 class ModelWorker:
-    """Runs jobs one after another on its own thread."""
+    """Runs jobs one at a time on its own thread; callers take turns."""
 
     def __init__(self, name: str) -> None:
-        self._jobs: queue.SimpleQueue[Job[object] | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
+        # The collector may close a worker from within its own thread, at any line.
+        self._lock = threading.RLock()
+        self._wake = threading.Condition(self._lock)
+        self._turns: Turns[Job[Any]] = Turns()
+        self._running: Job[Any] | None = None
+        self._left: queue.SimpleQueue[Job[Any]] = queue.SimpleQueue()
         self._closed = False
-        self._pending: list[Job[object]] = []
+        self._watchers: tuple[Watcher, ...] = ()
+        self._active = False
+        self._changes: deque[bool] = deque()
+        self._telling = False
         self._thread = threading.Thread(target=self._run, name=f"ollm-model-{name}", daemon=True)
         self._thread.start()
+
+    # ------------------------------------------------------------------ what goes on
 
     @property
     def busy(self) -> bool:
         """Whether a job runs or waits."""
         with self._lock:
-            return bool(self._pending)
+            self._settle()
+            return self._running is not None or len(self._turns) > 0
 
-    def submit(self, work: Work[T]) -> Job[T]:
+    @property
+    def queue(self) -> tuple[QueuedRequest, ...]:
+        """The job that runs, and those that wait, in the order of their turns."""
+        with self._lock:
+            jobs = self._in_order()
+            return tuple(
+                QueuedRequest(
+                    job.caller.name, job is self._running, job.waited_s, position, job.ran_s
+                )
+                for position, job in enumerate(jobs)
+            )
+
+    def watch(self, watcher: Watcher) -> Callable[[], None]:
+        """Call `watcher` with each change of `busy`, in their order, on whatever thread.
+
+        Returns
+        -------
+        callable
+            Ends it; calling it twice is harmless.
+        """
+        with self._lock:
+            self._watchers = (*self._watchers, watcher)
+
+        def unwatch() -> None:
+            with self._lock:
+                self._watchers = tuple(one for one in self._watchers if one is not watcher)
+
+        return unwatch
+
+    # ------------------------------------------------------------------ jobs
+
+    def submit(
+        self,
+        work: Work[T],
+        caller: str | None = None,
+        unstarted: Callable[[], T] | None = None,
+    ) -> Job[T]:
         """Queue a job.
+
+        Parameters
+        ----------
+        work
+            What it does.
+        caller
+            Whose turn it takes; by default that of the calling thread.
+        unstarted
+            See `Job`.
 
         Raises
         ------
         RuntimeClosedError
             After `close`.
         """
-        job = Job(work)
-        with self._lock:
+        job = Job(work, Caller.of(caller), unstarted, self)
+        with self._wake:
             if self._closed:
                 raise RuntimeClosedError(
                     "This runtime was closed.", hint="Load the model again to use it."
                 )
-            self._pending.append(job)  # type: ignore[arg-type]  # only its run, cancel and abandon are used
-            self._jobs.put(job)  # type: ignore[arg-type]  # the same
+            self._turns.add(job.caller.key, job)
+            self._note_activity()
+            self._wake.notify()
+        self._tell()
         return job
+
+    def cancel_running(self) -> bool:
+        """Cancel the job that runs; False where none does."""
+        with self._lock:
+            running = self._running
+        if running is not None:
+            running.cancel.set()
+        return running is not None
+
+    def cancel_all(self) -> None:
+        """Cancel the job that runs and all that wait, as their callers could."""
+        with self._lock:
+            jobs = self._in_order()
+        for job in jobs:
+            job.stop()
+
+    def withdraw(self, job: Job[Any]) -> bool:
+        """Take out a job that waits; False where its turn has come, or it has left already."""
+        with self._lock:
+            waited = self._turns.remove(job.caller.key, job)
+            self._note_activity()
+        self._tell()
+        return waited
+
+    def abandoned(self, job: Job[Any]) -> None:
+        """Take a job out when next somebody looks: who calls this may hold any lock."""
+        self._left.put(job)
+
+    def position(self, job: Job[Any]) -> int:
+        """Jobs that come before one; 0 once its turn has come."""
+        with self._lock:
+            jobs = self._in_order()
+            return jobs.index(job) if job in jobs else 0
+
+    # ------------------------------------------------------------------ the end
 
     def close(self, timeout_s: float = 30.0) -> bool:
         """Cancel what runs, refuse what waits, end the thread.
@@ -120,24 +160,101 @@ class ModelWorker:
         bool
             Whether the thread has ended within `timeout_s`.
         """
-        with self._lock:
-            already = self._closed
-            self._closed = True
-            pending = list(self._pending)
-        for job in pending:
-            job.cancel.set()
-        if not already:
-            self._jobs.put(None)
+        with self._wake:
+            refused = self._shut()
+            running = self._running
+        if running is not None:
+            running.cancel.set()
+        for job in refused:
+            job.end(RuntimeClosedError("This runtime was closed while the request waited."))
+        self._tell()
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
+    def shut_if_idle(self) -> bool:
+        """Refuse jobs from now on, unless one runs or waits; whether there is none to come."""
+        with self._wake:
+            if self.busy:
+                return False
+            self._shut()
+            return True
+
+    def _shut(self) -> list[Job[Any]]:
+        """Take no more jobs; return those that wait."""
+        self._closed = True
+        self._settle()
+        refused = self._turns.in_order()
+        for job in refused:
+            self._turns.remove(job.caller.key, job)
+        self._note_activity()
+        self._wake.notify()
+        return refused
+
+    # ------------------------------------------------------------------ the thread
+
     def _run(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            if self._closed:
-                job.abandon(RuntimeClosedError("This runtime was closed while the request waited."))
-            else:
-                job.run()
+        while (job := self._next()) is not None:
+            error = job.run()
             with self._lock:
-                self._pending.remove(job)
-            del job  # an idle worker keeps no request, and so no tensors, alive
+                self._running = None
+                self._turns.end()
+                self._note_activity()
+            # In this order: who has seen the end finds the runtime idle.
+            job.end(error)
+            # An idle worker keeps no request, and so no tensors, alive.
+            del job, error
+            self._tell()
+
+    def _next(self) -> Job[Any] | None:
+        while True:
+            with self._wake:
+                self._settle()
+                if len(self._turns):
+                    self._running = self._turns.take()
+                    self._running.begin()
+                    return self._running
+                if self._closed:
+                    return None
+                if self._telling or not self._changes:
+                    self._wake.wait()
+            self._tell()
+
+    # ------------------------------------------------------------------ under the lock
+
+    def _in_order(self) -> list[Job[Any]]:
+        self._settle()
+        running = [] if self._running is None else [self._running]
+        return [*running, *self._turns.in_order()]
+
+    def _settle(self) -> None:
+        """Take out the jobs that nobody waits for any more."""
+        while not self._left.empty():
+            job = self._left.get()
+            if self._turns.remove(job.caller.key, job):
+                job.end()
+        self._note_activity()
+
+    def _note_activity(self) -> None:
+        active = self._running is not None or len(self._turns) > 0
+        if active != self._active:
+            self._active = active
+            self._changes.append(active)
+
+    # ------------------------------------------------------------------ without the lock
+
+    def _tell(self) -> None:
+        """Tell the watchers what has changed; one thread at a time, which sees to all of it."""
+        while True:
+            with self._lock:
+                if self._telling or not self._changes:
+                    return
+                self._telling = True
+                change, watchers = self._changes.popleft(), self._watchers
+            for watcher in watchers:
+                try:
+                    watcher(change)
+                except Exception:
+                    _log.exception("A watcher of a runtime's activity failed")
+            with self._lock:
+                self._telling = False

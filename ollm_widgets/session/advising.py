@@ -11,7 +11,7 @@ from ollm_widgets.session.lane import Lane
 
 if TYPE_CHECKING:
     from ollm_widgets.planning.plan import RuntimePlan
-    from ollm_widgets.runtime.manager import RuntimeManager
+    from ollm_widgets.runtime.residency.manager import RuntimeManager
 
 
 class Advising:
@@ -20,7 +20,7 @@ class Advising:
     Parameters
     ----------
     manager
-        Whose loader plans.
+        Who plans.
     lock
         Held while state changes.
     changed
@@ -55,7 +55,7 @@ class Advising:
         if plan is None:
             return
         try:
-            advice = self._manager.loader.advice(plan)
+            advice = self._manager.advice(plan)
         except OllmError:  # what was planned cannot be planned any more
             return
         if advice is not None:

@@ -14,7 +14,7 @@ from ollm_widgets.session.shelf import ListedModel, list_models, look_up
 
 if TYPE_CHECKING:
     from ollm_widgets.planning.plan import RuntimePlan
-    from ollm_widgets.runtime.manager import RuntimeManager
+    from ollm_widgets.runtime.residency.manager import RuntimeManager
 
 # A letter alone finds half of the hub.
 SHORTEST_HUB_QUERY = 2
@@ -53,7 +53,7 @@ class ModelBrowser:
         self._lock = lock
         self._desk = desk
         self._hub = Lane("hub")  # the network is slow, and planning must not wait for it
-        self._verdicts = HubVerdicts(manager.loader, desk, self._know)
+        self._verdicts = HubVerdicts(manager.loader, manager, desk, self._know)
         self._changed = changed
 
     @property
@@ -122,7 +122,7 @@ class ModelBrowser:
 
     def _list(self, _cancel: threading.Event) -> None:
         try:
-            listed = list_models(self._manager.loader)
+            listed = list_models(self._manager.loader, planner=self._manager)
             with self._lock:
                 self.listed = listed
         finally:
@@ -137,7 +137,7 @@ class ModelBrowser:
             stale = text != self.query
         if not reference or known or stale:
             return
-        typed = look_up(self._manager.loader, reference)
+        typed = look_up(self._manager, reference)
         with self._lock:
             if self.query == text and typed.reference not in {one.name for one in self.on_hub}:
                 self.typed = typed

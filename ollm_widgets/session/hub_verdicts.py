@@ -12,11 +12,11 @@ from ollm_widgets.errors import Cancelled, OllmError
 from ollm_widgets.models.crew import Crew
 from ollm_widgets.models.remote import inspect_remote
 from ollm_widgets.session.lane import Lane
-from ollm_widgets.session.shelf import ListedModel, look_up
+from ollm_widgets.session.shelf import ListedModel, Planner, look_up
 
 if TYPE_CHECKING:
     from ollm_widgets.models.resolved import ResolvedModel
-    from ollm_widgets.runtime.loader import RuntimeLoader
+    from ollm_widgets.runtime.residency.elsewhere import Loader
 
 MOST_AT_ONCE = 3
 # Config, tokenizer config, index and the headers of some sixty shards.
@@ -35,7 +35,9 @@ class HubVerdicts:
     Parameters
     ----------
     loader
-        Its resolver remembers what is read, and it plans.
+        Its resolver remembers what is read.
+    planner
+        Plans what was read, as `RuntimeManager` does, or a loader.
     desk
         The lane that plans.
     tell
@@ -44,9 +46,14 @@ class HubVerdicts:
     """
 
     def __init__(
-        self, loader: RuntimeLoader, desk: Lane, tell: Callable[[ListedModel], None]
+        self,
+        loader: Loader,
+        planner: Planner,
+        desk: Lane,
+        tell: Callable[[ListedModel], None],
     ) -> None:
         self._loader = loader
+        self._planner = planner
         self._desk = desk
         self._tell = tell
         self._lane = Lane("headers")
@@ -109,7 +116,7 @@ class HubVerdicts:
             if problem:
                 self._tell(replace(model, problem=problem))
                 return
-            known = look_up(self._loader, model.reference)
+            known = look_up(self._planner, model.reference)
             self._tell(replace(model, plan=known.plan, problem=known.problem))
 
         self._desk.submit(conclude)

@@ -11,6 +11,8 @@ from ollm_widgets.errors import OllmError
 if TYPE_CHECKING:
     from ollm_widgets.backends.base import LoadProgress
 
+# What the manager reports while something else has to leave memory first.
+WAIT_STAGE = "Wait for room"
 LoadState = Literal["idle", "loading", "cancelling", "loaded", "cancelled", "failed"]
 
 
@@ -68,6 +70,14 @@ class Loading:
     def active(self) -> bool:
         """Whether a load runs."""
         return self.state in ("loading", "cancelling")
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds from the beginning until there was room; 0 where there was."""
+        for stage, after in zip(self.stages, self.stages[1:], strict=False):
+            if stage.name == WAIT_STAGE:
+                return after.started - self.started
+        return 0.0
 
     def begin(self, model: str) -> None:
         """Start anew."""

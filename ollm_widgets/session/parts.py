@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Protocol
 
-Part = Literal["header", "models", "plan", "loading", "capabilities", "memory", "chat"]
+Part = Literal["header", "models", "plan", "loading", "capabilities", "memory", "chat", "activity"]
 PARTS: tuple[Part, ...] = (
     "header",
     "models",
@@ -13,6 +13,7 @@ PARTS: tuple[Part, ...] = (
     "capabilities",
     "memory",
     "chat",
+    "activity",
 )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ollm_widgets.errors import (
-    Cancelled,
     ConfigError,
     DeletionError,
     OllmError,
@@ -16,30 +17,32 @@ from ollm_widgets.errors import (
     RuntimeClosedError,
 )
 from ollm_widgets.models.deletion import Deletion, plan_deletion
-from ollm_widgets.models.hub_cache import is_offline
-from ollm_widgets.models.reference import ModelReference
-from ollm_widgets.planning.config import GenerationConfig, RuntimeConfig
-from ollm_widgets.planning.devices import probe_machine
-from ollm_widgets.runtime.manager import RuntimeManager, default_manager
-from ollm_widgets.runtime.residency import RuntimeEvent
-from ollm_widgets.session.advising import Advising
+from ollm_widgets.runtime.residency.manager import RuntimeManager
+from ollm_widgets.runtime.residency.records import RuntimeEvent
+from ollm_widgets.session.activity import Activity
 from ollm_widgets.session.browser import ModelBrowser
-from ollm_widgets.session.conversation import Conversation
-from ollm_widgets.session.editing import Editing
-from ollm_widgets.session.lane import Lane, current_job
+from ollm_widgets.session.conversation import Conversation, takes_images
+from ollm_widgets.session.desk import Desk
+from ollm_widgets.session.effects import departure_text
+from ollm_widgets.session.keeping import Keeping
+from ollm_widgets.session.kernel_manager import default_manager
+from ollm_widgets.session.lane import current_job
 from ollm_widgets.session.loading import Loading
+from ollm_widgets.session.loads import Loads
+from ollm_widgets.session.partner import Departure, Partner
 from ollm_widgets.session.parts import PARTS, Part
-from ollm_widgets.session.presets import preset_changes, preset_of
 
 if TYPE_CHECKING:
-    from ollm_widgets.backends.base import LoadProgress
-    from ollm_widgets.planning.devices import Machine
+    from ollm_widgets.planning.config import GenerationConfig, RuntimeConfig
     from ollm_widgets.planning.plan import RuntimePlan
-    from ollm_widgets.runtime.loaded import LoadedRuntime
+    from ollm_widgets.runtime.interface import Runtime
+    from ollm_widgets.runtime.residency.records import Lease
 
 # Called with the part that changed and the job that changed it; it must only take note,
 # since it runs on whatever thread made the change.
 Watcher = Callable[[Part, str | None], None]
+
+_numbers = itertools.count(1)
 
 
 class Session:
@@ -62,25 +65,20 @@ class Session:
     ) -> None:
         self.manager = manager or default_manager()
         self.lock = threading.RLock()
-        self.editing = Editing()
-        self.plan: RuntimePlan | None = None
-        self.plan_before: RuntimePlan | None = None  # as it was before the last edit
-        self.plan_problem = ""  # why there is no plan for the config
-        self.hub_problem = ""  # why the hub could not say more of the chosen model
-        self.machine: Machine | None = None  # whose devices can be chosen; looked at on the desk
-        self.loading = Loading()
-        self.runtime_id: str | None = None
-        self.conversation = Conversation(self.manager, self.lock, generation, self._changed)
+        self.desk = Desk(self.manager, self.lock, self._changed, self._found)
+        self._loads = Loads(self.manager, self.lock, self._changed, self._arrived)
+        self.partner: Partner | None = None  # the runtime that answers
+        self.departure: Departure | None = None  # the one that did, once it has left memory
+        self.conversation = Conversation(
+            self.manager, self.lock, generation, self._changed, f"chat {next(_numbers)}"
+        )
         # Replaced, never changed, so that a manager's event may read it without `lock`.
         self._watchers: tuple[Watcher, ...] = ()
-        self._desk = Lane("desk")
-        self._planning: str | None = None  # the job that will plan, while it waits
-        self.browser = ModelBrowser(self.manager, self.lock, self._desk, self._changed)
-        self._loads = Lane("load")
-        self._remote = Lane("remote")  # asks the hub, which planning must not wait for
-        self._inspected: set[str] = set()  # references that the hub was asked about
-        self.advising = Advising(self.manager, self.lock, lambda: self._changed("plan"))
-        self._unloads = Lane("unload")  # waits for who is busy, which planning must not
+        self.browser = ModelBrowser(self.manager, self.lock, self.desk.lane, self._changed)
+        # What runtimes say of when they were used counts from another moment than the epoch.
+        self.epoch_s = time.time() - time.monotonic()
+        self.keeping = Keeping(self.manager, self.lock, self._changed)
+        self.activity = Activity(self, self._changed)
         self._unsubscribe = self.manager.subscribe(self._on_runtime_event)
 
     # ------------------------------------------------------------------ watching
@@ -99,38 +97,50 @@ class Session:
     @property
     def config(self) -> RuntimeConfig | None:
         """How to run the chosen model; None until one is chosen."""
-        return self.editing.config
+        return self.desk.config
 
     @property
-    def edits(self) -> dict[str, str]:
-        """Values that could not be applied to the config, by field."""
-        return self.editing.unapplied
+    def plan(self) -> RuntimePlan | None:
+        """The latest plan of it, which may be older than the last edit."""
+        return self.desk.plan
 
     @property
-    def edit_errors(self) -> dict[str, str]:
-        """What is wrong with them, by field."""
-        return self.editing.errors
+    def loading(self) -> Loading:
+        """The latest load."""
+        return self._loads.latest
 
     @property
     def running(self) -> bool:
         """Whether something is going on that changes state by itself."""
         return self.browser.searching or self.loading.active or self.conversation.busy
 
+    def job_of(self, part: Part) -> str | None:
+        """The job that is behind what a part shows, where nobody said who has changed it."""
+        return {"loading": self._loads.job, "chat": self.conversation.job}.get(part)
+
     @property
-    def can_download(self) -> bool:
-        """Whether only the chosen model's files are missing, and the hub may be asked."""
-        return self.plan is not None and self.plan.needs_files and not is_offline()
+    def in_motion(self) -> bool:
+        """Whether what is shown may change without being told; asks the manager."""
+        return self.running or any(
+            one.in_use or one.state not in ("ready", "demoted") for one in self.manager.residents()
+        )
 
     @property
     def can_load(self) -> bool:
         """Whether the chosen model can be loaded now, its files downloaded first if need be."""
-        ready = self.plan is not None and (self.plan.is_executable() or self.can_download)
-        return ready and not self.edit_errors and not self.loading.active
+        return self.desk.can_run and not self.desk.errors and not self.loading.active
 
     @property
-    def runtime(self) -> LoadedRuntime | None:
+    def runtime_id(self) -> str | None:
+        """The id of the runtime that answers, None when there is none in memory."""
+        partner = self.partner
+        return partner.runtime_id if partner else None
+
+    @property
+    def runtime(self) -> Runtime | None:
         """The runtime that answers, None when there is none in memory."""
-        return self.manager.get(self.runtime_id) if self.runtime_id else None
+        runtime_id = self.runtime_id
+        return self.manager.get(runtime_id) if runtime_id else None
 
     def close(self) -> None:
         """Cancel what runs and stop watching the manager; loaded models stay."""
@@ -138,6 +148,7 @@ class Session:
         self.browser.close()
         self._loads.cancel()
         self.conversation.stop()
+        self.activity.close()
         with self.lock:
             self._watchers = ()
 
@@ -151,68 +162,21 @@ class Session:
         ModelReferenceError
             If the text is no reference.
         """
-        ModelReference.parse(reference)
         with self.lock:
-            self.editing.start(RuntimeConfig(reference))
-            self.plan, self.plan_problem, self.hub_problem = None, "", ""
-            self.plan_before = None
-            if not self.loading.active:
-                self.loading = Loading()
+            self.desk.choose(reference)
+            self._loads.forget()
         self._changed("models", "plan", "header", "loading", "capabilities")
-        return self._replan()
-
-    # ------------------------------------------------------------------ plan
-
-    def edit(self, field: str, value: str) -> str:
-        """Change one field of the config; "" means automatic.
-
-        A value that cannot work stays visible beside its error; the last good plan stays.
-
-        Raises
-        ------
-        ConfigError
-            If no model has been chosen.
-        """
-        return self._edit(lambda: self.editing.set(field, value))
-
-    def place(self, gpu_layers: str, ram_layers: str, *, settled: bool) -> str:
-        """Choose how many layers stay on the GPU and in RAM; "" means automatic.
-
-        Parameters
-        ----------
-        settled
-            False while a boundary is being dragged: all of a drag is taken back at once.
-
-        Raises
-        ------
-        ConfigError
-            If no model has been chosen, or a text is no count.
-        """
-        return self._edit(lambda: self.editing.place(gpu_layers, ram_layers, settled=settled))
-
-    def apply_preset(self, preset_id: str) -> str:
-        """Choose a whole set of values, in one step.
-
-        Raises
-        ------
-        ConfigError
-            If there is no such preset, or model and machine rule it out.
-        """
-        preset = preset_of(preset_id)
-        return self._edit(lambda: self.editing.apply(preset_changes(preset, self.plan)))
-
-    def undo(self) -> str:
-        """Take the last edit back; harmless when there is none."""
-        return self._edit(self.editing.undo)
-
-    def redo(self) -> str:
-        """Do again what was taken back; harmless when there is nothing."""
-        return self._edit(self.editing.redo)
+        return self.desk.replan()
 
     # ------------------------------------------------------------------ loading
 
-    def load(self) -> str:
+    def load(self, *, anyway: bool = False) -> str:
         """Load the chosen model by its plan.
+
+        Parameters
+        ----------
+        anyway
+            Load although room for it could not be made.
 
         Raises
         ------
@@ -224,30 +188,45 @@ class Session:
         with self.lock:
             if self.config is None:
                 raise ConfigError("model", "none is chosen yet.", hint="Pick a model first.")
-            if self.loading.active:
-                raise ConfigError(
-                    "load", f"{self.loading.model} is being loaded.", hint="Cancel it, or wait."
-                )
-            if self.edit_errors:
-                raise ConfigError("plan", next(iter(self.edit_errors.values())))
+            self._loads.require_none()
+            if self.desk.errors:
+                raise ConfigError("plan", next(iter(self.desk.errors.values())))
             plan = self.plan
             planned = plan is not None and plan.config == self.config
-            if plan is not None and planned and not plan.is_executable() and not self.can_download:
+            if plan is not None and planned and not self.desk.can_run:
                 raise PlanNotExecutableError(plan.reason)
             config = self.config.copy()
             name = self.plan.resolved_model.display_name if self.plan else config.model_reference
-            self.loading.begin(str(name))
-            job = self._loads.submit(lambda cancel: self._load(config, cancel))
+            job = self._loads.begin(config, str(name), anyway=anyway)
         self._changed("loading", "header", job=job)
+        return job
+
+    def reload(self) -> str:
+        """Load the runtime of this conversation again; the transcript goes on.
+
+        Raises
+        ------
+        ConfigError
+            If a load runs.
+        RuntimeClosedError
+            If no runtime of this conversation has left memory.
+        """
+        with self.lock:
+            self._loads.require_none()
+            if self.departure is None:
+                raise RuntimeClosedError(
+                    "This conversation had no model that has left memory.", hint="Press Load."
+                )
+            partner = self.departure.partner
+            self.desk.start(partner.config.copy(), partner.plan)
+            job = self._loads.begin(partner.config.copy(), partner.name)
+        self._changed(*PARTS, job=job)
+        self.desk.replan()
         return job
 
     def cancel_load(self) -> None:
         """Cancel the load that runs; harmless when there is none."""
         self._loads.cancel()
-        with self.lock:
-            if self.loading.state == "loading":
-                self.loading.state = "cancelling"
-        self._changed("loading")
 
     # ------------------------------------------------------------------ runtimes
 
@@ -259,23 +238,11 @@ class Session:
         RuntimeClosedError
             If it is no longer in memory.
         """
-        runtime = self._loaded(runtime_id)
+        runtime = self.keeping.runtime(runtime_id)
         with self.lock:
-            self.runtime_id = runtime_id
-            self.editing.start(runtime.config.copy())
-            self.plan, self.plan_before = runtime.plan, None
+            self._talk_to(runtime_id, runtime)
+            self.desk.start(runtime.config.copy(), runtime.plan)
         self._changed(*PARTS)
-
-    def pin(self, runtime_id: str, pinned: bool) -> None:
-        """Keep a runtime, or allow its eviction again."""
-        (self.manager.pin if pinned else self.manager.unpin)(runtime_id)
-
-    def unload(self, runtime_id: str) -> str:
-        """Unload a runtime; an answer of this session is stopped first."""
-        self._loaded(runtime_id)
-        if runtime_id == self.runtime_id:
-            self.conversation.stop()
-        return self._unloads.submit(lambda _cancel: self._unload(runtime_id))
 
     def remove(self, reference: str) -> str:
         """Delete the files of a model, which frees its disk.
@@ -286,7 +253,7 @@ class Session:
             When they are not ours to delete, not here, or in memory.
         """
         deletion = self.plan_removal(reference)
-        return self._desk.submit(lambda _cancel: self._remove(deletion))
+        return self.desk.lane.submit(lambda _cancel: self._remove(deletion))
 
     def plan_removal(self, reference: str) -> Deletion:
         """Say what `remove` would delete; raises what `remove` raises."""
@@ -318,73 +285,30 @@ class Session:
         """Ask another question in place of `turn_id`."""
         return self.conversation.edit_turn(self._answering(), turn_id, text)
 
+    @property
+    def image_obstacle(self) -> str:
+        """Why images cannot be attached to a question; empty if they can."""
+        runtime = self.runtime
+        if runtime is None:
+            return "no model is loaded that takes images."
+        return "" if takes_images(runtime) else f"{runtime.name} takes text only."
+
+    def attach(self, upload_id: str, name: str, data: bytes, *, last: bool) -> str | None:
+        """Take a piece of a file that goes with the next question; see `Tray.receive`."""
+        return self.conversation.tray.receive(
+            upload_id, name, data, last=last, images=self.image_obstacle
+        )
+
     # ------------------------------------------------------------------ on the lanes
 
-    def _plan(self, _cancel: threading.Event) -> None:
-        with self.lock:
-            self._planning, config = None, self.config
-        if config is None:
-            return
-        try:
-            self.machine = self.machine or probe_machine()
-            plan, problem = self.manager.loader.plan(config), ""
-            resident = self.manager.get(config)
-        except OllmError as error:
-            plan, problem, resident = None, str(error), None
-        except Exception as error:  # a person must see it, whatever a library raised
-            plan, problem, resident = None, f"{type(error).__name__}: {error}", None
-        with self.lock:
-            if self.config is None or self.config.model_reference != config.model_reference:
-                return
-            outdated = self.config is not config  # a later task plans what was edited meanwhile
-            if outdated and not self.editing.moves:
-                return
-            self.plan, self.plan_problem = plan, problem
-            if resident is not None and not outdated:
-                self._adopt(resident)
-            reference = config.model_reference
-            if self.can_download and reference not in self._inspected:
-                self._inspected.add(reference)
-                self._remote.submit(lambda _cancel: self._inspect_on_hub(config))
-        self._changed("plan", "loading", "capabilities", "header", "chat", "memory")
-        if plan is not None and not self.editing.moves:
-            self.advising.look(plan)
-
-    def _inspect_on_hub(self, config: RuntimeConfig) -> None:
-        """Read the chosen model's config and headers, so that its plan is exact."""
-        problem = ""
-        try:
-            self.manager.loader.inspect_remote(config.model_reference)
-        except OllmError as error:
-            problem = str(error)
-        with self.lock:
-            if self.config is None or self.config.model_reference != config.model_reference:
-                return
-            self.hub_problem = problem
-        self._changed("plan")
-        self._replan()
-
-    def _load(self, config: RuntimeConfig, cancel: threading.Event) -> None:
-        try:
-            progress = functools.partial(self._on_progress, current_job.get())
-            with self.manager.acquire(config, progress, cancel) as lease, self.lock:
-                self.runtime_id = lease.id
-                downloaded = self.plan is not None and self.plan.needs_files
-                if self.config == config:
-                    self.plan = lease.runtime.plan
-                self.loading.end("loaded")
-            if downloaded:
-                self.browser.refresh()
-        except Cancelled:
-            with self.lock:
-                self.loading.end("cancelled")
-        except OllmError as error:
-            with self.lock:
-                self.loading.end("failed", error)
-        except Exception as error:  # a person must see it, whatever a library raised
-            with self.lock:
-                self.loading.end("failed", OllmError(f"{type(error).__name__}: {error}"))
-        self._changed(*PARTS)
+    def _arrived(self, config: RuntimeConfig, lease: Lease) -> None:
+        """Talk to what was loaded; called with the lock held."""
+        self._talk_to(lease.id, lease.runtime)
+        downloaded = self.plan is not None and self.plan.needs_files
+        if self.config == config:
+            self.desk.plan = lease.runtime.plan
+        if downloaded:
+            self.browser.refresh()
 
     def _remove(self, deletion: Deletion) -> None:
         try:
@@ -393,38 +317,9 @@ class Session:
             with self.lock:
                 self.browser.problem = str(error)
         self.browser.refresh()
-        self._replan()
-
-    def _unload(self, runtime_id: str) -> None:
-        try:
-            self.manager.unload(runtime_id)
-        except OllmError as error:
-            with self.lock:
-                if self.loading.active:
-                    self.loading.error = error  # of another model's load, which goes on
-                else:
-                    self.loading.end("failed", error)
-            self._changed("loading")
+        self.desk.replan()
 
     # ------------------------------------------------------------------ inside
-
-    def _edit(self, change: Callable[[], object]) -> str:
-        """Change the config, and remember the plan that its own will be compared with."""
-        with self.lock:
-            goes_on = self.editing.moves
-            before = self.config
-            change()
-            if not goes_on and self.config is not before:
-                self.plan_before = self.plan
-        self._changed("plan", "loading")
-        return self._replan()
-
-    def _replan(self) -> str:
-        """Plan the config as it is when the desk comes to it: a burst of edits plans it once."""
-        with self.lock:
-            if self._planning is None:
-                self._planning = self._desk.submit(self._plan)
-            return self._planning
 
     def _changed(self, *parts: Part, job: str | None = None) -> None:
         job = job or current_job.get()
@@ -432,39 +327,43 @@ class Session:
             for part in parts:
                 watcher(part, job)
 
-    def _on_progress(self, job: str | None, progress: LoadProgress) -> None:
-        # May come with the manager's lock held, like the events below.
-        self.loading.report(progress)
-        self._changed("loading", job=job)
-
     def _on_runtime_event(self, event: RuntimeEvent) -> None:
-        # Comes on any thread, perhaps with the manager's lock held. Readers hold `lock` and
-        # then ask the manager, so `lock` must not be waited for here.
-        gone = event.kind in ("unloaded", "evicted") and event.runtime_id == self.runtime_id
-        if gone:
-            self.runtime_id = None
-            if self.loading.state == "loaded":
-                self.loading = Loading()
-        self._changed(*(PARTS if gone else ("memory", "header")))
+        # Comes on whatever thread loads, moves or unloads. Readers hold `lock` and then ask the
+        # manager, so `lock` must not be waited for here.
+        partner = self.partner
+        if (
+            partner is None
+            or event.kind not in ("unloaded", "evicted")
+            or event.runtime_id != partner.runtime_id
+        ):
+            self._changed("memory", "header", "loading", "chat")
+            return
+        self.departure, self.partner = (
+            Departure(partner, departure_text(event), event.kind == "evicted"),
+            None,
+        )
+        if self.loading.state == "loaded":
+            self._loads.forget()
+        self._changed(*PARTS)
 
-    def _adopt(self, runtime: LoadedRuntime) -> None:
+    def _found(self, runtime: Runtime) -> None:
         """Talk to a runtime that is in memory already under the chosen config."""
         for resident in self.manager.residents():
             if resident.runtime is runtime:
-                self.runtime_id, self.plan = resident.id, runtime.plan
+                self._talk_to(resident.id, runtime)
+                self.desk.plan = runtime.plan
+
+    def _talk_to(self, runtime_id: str, runtime: Runtime) -> None:
+        """From now on this runtime answers; the caller holds the lock."""
+        self.partner, self.departure = Partner.of(runtime_id, runtime), None
 
     def _answering(self) -> str:
-        if self.runtime_id is None:
-            raise RuntimeClosedError("No model is loaded yet.", hint="Press Load first.")
-        return self.runtime_id
-
-    def _loaded(self, runtime_id: str) -> LoadedRuntime:
-        runtime = self.manager.get(runtime_id)
-        if runtime is None:
-            raise RuntimeClosedError(
-                f"{runtime_id!r} is no longer in memory.", hint="Load it again to use it."
-            )
-        return runtime
+        runtime_id, departure = self.runtime_id, self.departure
+        if runtime_id is not None:
+            return runtime_id
+        if departure is not None:
+            raise RuntimeClosedError(departure.how, hint="Press Load again.")
+        raise RuntimeClosedError("No model is loaded yet.", hint="Press Load first.")
 
 
 @functools.cache

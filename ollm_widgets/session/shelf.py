@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ollm_widgets.errors import DeletionError, OllmError
 from ollm_widgets.models.deletion import plan_deletion
@@ -14,7 +14,7 @@ from ollm_widgets.planning.config import RuntimeConfig
 
 if TYPE_CHECKING:
     from ollm_widgets.planning.plan import RuntimePlan
-    from ollm_widgets.runtime.loader import RuntimeLoader
+    from ollm_widgets.runtime.residency.elsewhere import Loader
 
 # One page of this machine's models; beyond it a person searches.
 MOST_LISTED = 100
@@ -81,7 +81,17 @@ class ListedModel:
         return all(word in text for word in words)
 
 
-def list_models(loader: RuntimeLoader, models_dir: Path | None = None) -> tuple[ListedModel, ...]:
+class Planner(Protocol):
+    """Says how a model would run: a loader as things are, a manager as if idle ones had left."""
+
+    def plan(self, config: RuntimeConfig) -> RuntimePlan:
+        """Plan without loading."""
+        ...
+
+
+def list_models(
+    loader: Loader, models_dir: Path | None = None, planner: Planner | None = None
+) -> tuple[ListedModel, ...]:
     """Plan every local model and catalog entry; those on this machine come first."""
     page = search_models(
         where=("machine",),
@@ -89,13 +99,13 @@ def list_models(loader: RuntimeLoader, models_dir: Path | None = None) -> tuple[
         resolver=loader.resolver,
         models_dir=models_dir,
     )
-    return tuple(_listed(loader, page.items, models_dir))
+    return tuple(_listed(planner or loader, page.items, models_dir))
 
 
-def look_up(loader: RuntimeLoader, reference: str, models_dir: Path | None = None) -> ListedModel:
+def look_up(planner: Planner, reference: str, models_dir: Path | None = None) -> ListedModel:
     """Plan one reference with nothing chosen; a problem becomes part of the entry."""
     try:
-        plan = loader.plan(RuntimeConfig(reference, models_dir=models_dir))
+        plan = planner.plan(RuntimeConfig(reference, models_dir=models_dir))
     except OllmError as error:
         return ListedModel(reference, reference, None, problem=str(error))
     name = plan.resolved_model.display_name
@@ -104,10 +114,10 @@ def look_up(loader: RuntimeLoader, reference: str, models_dir: Path | None = Non
 
 
 def _listed(
-    loader: RuntimeLoader, found: Iterable[FoundModel], models_dir: Path | None
+    planner: Planner, found: Iterable[FoundModel], models_dir: Path | None
 ) -> Iterable[ListedModel]:
     for model in found:
-        known = look_up(loader, model.reference, models_dir)
+        known = look_up(planner, model.reference, models_dir)
         yield ListedModel(
             known.reference, model.name, known.plan, model, known.problem, known.frees_bytes
         )

@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ollm_widgets.weights.experts.sources import DiskExperts, ExpertSource, HostExperts
+from ollm_widgets.weights.experts.sources import (
+    DiskExperts,
+    ExpertForm,
+    ExpertSource,
+    HostExperts,
+)
 from ollm_widgets.weights.experts.streaming import ExpertLayer, ExpertStreaming
 from ollm_widgets.weights.model.binding import bind
 from ollm_widgets.weights.rings.copying import CopyingRing, StreamedLayer
@@ -152,11 +157,12 @@ class DeviceLayers:
     # ------------------------------------------------------------------ building
 
     def _build_ring(self, homes: Sequence[LayerHome]) -> Ring:
-        layouts = [home.dense.layout for home in homes]
         slots = max(self._streaming.device_slots, _LEAST_SLOTS)
         if self._on_cpu:
-            return ReadingRing(self._reader, layouts, slots)
-        on_disk = [home.dense.layout for home in homes if home.dense.host is None]
+            layouts = [home.dense.read_layout for home in homes]
+            forms = [home.dense.stored for home in homes]
+            return ReadingRing(self._reader, layouts, slots, forms=forms)
+        on_disk = [home.dense.read_layout for home in homes if home.dense.host is None]
         staging = None
         if on_disk:
             count = max(self._streaming.staging_slots, _LEAST_SLOTS)
@@ -165,7 +171,7 @@ class DeviceLayers:
             StreamedLayer(
                 home.dense.layout,
                 None if home.dense.host is None else home.dense.host.tensor,
-                home.dense.packed,
+                home.dense.form,
             )
             for home in homes
         ]
@@ -203,9 +209,12 @@ class DeviceLayers:
         return streaming
 
     def _source(self, part: Part, group: ExpertGroup) -> ExpertSource:
+        form = ExpertForm.of(part.layout, group)
+        names = form.held_names(group)
         if part.host is not None:
-            return HostExperts.of(part.layout.views(part.host.tensor), group)
-        recipes = {slot.name: slot.recipe for slot in part.layout.slots}
+            views = part.read_layout.views(part.host.tensor)
+            return HostExperts({name: views[path] for name, path in names.items()}, form)
+        recipes = {slot.name: slot.recipe for slot in part.read_layout.slots}
         return DiskExperts(
-            self._reader, {name: recipes[f"{group.path}.{name}"] for name in group.parameters}
+            self._reader, {name: recipes[path] for name, path in names.items()}, form
         )

@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ollm_widgets.errors import SpecializationLoadError
+from ollm_widgets.errors import ConfigError, SpecializationLoadError
 from ollm_widgets.planning.parts import LayerPlacement, StreamingPlan
 from ollm_widgets.weights.arrangement import Arrangement
 from ollm_widgets.weights.checkpoint.index import CheckpointIndex
+from ollm_widgets.weights.checkpoint.quantized import only_transformers_expands
 from ollm_widgets.weights.checkpoint.recipes import recipes_for
+from ollm_widgets.weights.demotion import LayersDemotion, Moves
 from ollm_widgets.weights.engine_memory import EngineMemory, measure_engine
 from ollm_widgets.weights.filling import Filler
 from ollm_widgets.weights.hooks import LayerHooks
+from ollm_widgets.weights.host_copies import HostCopies
 from ollm_widgets.weights.matching import lay_out_layers, refuse_unmatched
 from ollm_widgets.weights.model.binding import bind, unbind
 from ollm_widgets.weights.model.expanding import forget_quantization
@@ -33,6 +36,9 @@ from ollm_widgets.weights.window_stream import Count
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from ollm_widgets.weights.checkpoint.recipe import TensorRecipe
+    from ollm_widgets.weights.homes import LayerHome
 
 # Enough to take a disk, or the page cache, to its limit.
 _READERS = 8
@@ -82,6 +88,7 @@ class WeightEngine:
         index = CheckpointIndex.of(folder)
         recipes = recipes_for(model, index)
         forget_quantization(model)
+        self._note_expanded(recipes)
         self._homes, self._other = lay_out_layers(self.structure, recipes, streaming)
         self._settle_on(placement)
         self._missing = set(model.state_dict()) - set(recipes)
@@ -90,12 +97,36 @@ class WeightEngine:
         self._reader = WeightReader(index, threads=threads, direct=streaming.read_direct)
         self._filler = Filler(self._reader)
         self._spill = SpillFolder(index, self._reader)
-        self._placer = Placer(self._filler, self._spill, on_cpu=self._on_cpu, pack=streaming.packed)
-        self._other_memory: torch.Tensor | None = None
+        copies = HostCopies()
+        self._placer = Placer(
+            self._filler, self._spill, on_cpu=self._on_cpu, pack=streaming.packed, copies=copies
+        )
+        self.demotion = LayersDemotion(
+            model,
+            self.structure.layers,
+            self._homes,
+            copies,
+            kind=device.type,
+            moves=Moves(self._take_apart, self._arrange, self._lower, self._note_lowered),
+        )
+        self._other_bytes = 0
         self._arranged: Arrangement | None = None
         self._hooks = LayerHooks(self.structure.layers, self._homes)
         self._before_move: list[Callable[[], None]] = []
         self._prefill: ChunkedPrefill | None = None
+
+    def _note_expanded(self, recipes: dict[str, TensorRecipe]) -> None:
+        """Say what does not move as it is stored, where the rest of the layers does."""
+        in_layers = [
+            recipe for name, recipe in recipes.items() if name.startswith(f"{self.structure.path}.")
+        ]
+        expanded = sum(map(only_transformers_expands, in_layers))
+        moving = self._streaming.stored_slot_bytes or any(each.quantized for each in in_layers)
+        if expanded and moving:
+            self.notes.append(
+                f"{expanded} quantized tensors of its layers are expanded when they are loaded: "
+                "only transformers knows their format."
+            )
 
     # ------------------------------------------------------------------ loading
 
@@ -111,8 +142,9 @@ class WeightEngine:
         """
         try:
             count, device = self._counter(progress), self.device
-            self._other_memory = self._filler.resident(self._other, device, cancel, count)
-            bind(self.model, self._other.views(self._other_memory))
+            other = self._filler.resident(self._other, device, cancel, count)
+            self._other_bytes = other.numel()
+            bind(self.model, self._other.layout.views(other))
             self.model.tie_weights(missing_keys=self._missing, recompute_mapping=False)
             self._refuse_empty_tensors()
             for home, tier in zip(self._homes, self._wanted.tiers, strict=True):
@@ -123,10 +155,13 @@ class WeightEngine:
         except BaseException:
             self.close()
             raise
-        if self._placer.lowered:
+        self._note_lowered(self._placer.lowered)
+
+    def _note_lowered(self, layers: int) -> None:
+        if layers:
             self.notes.append(
-                f"{self._placer.lowered} layers are in host memory that were planned on the "
-                "accelerator, which ran out of memory."
+                f"{layers} layers are in host memory that were planned on the accelerator, which "
+                "ran out of memory."
             )
 
     def _refuse_empty_tensors(self) -> None:
@@ -144,8 +179,8 @@ class WeightEngine:
 
     def _counter(self, progress: ByteProgress) -> Count:
         kept = zip(self._homes, self._wanted.tiers, strict=True)
-        total = self._other.size_bytes + sum(
-            home.size_bytes for home, tier in kept if tier != "disk"
+        total = self._other.read_layout.size_bytes + sum(
+            home.read_bytes for home, tier in kept if tier != "disk"
         )
         done = 0
 
@@ -208,6 +243,7 @@ class WeightEngine:
                     self._placer.move(home, tier, cancel)
         finally:
             self._filler.rest()
+            self.demotion.forget_moved()
             self._arrange()
         return self.placement
 
@@ -270,10 +306,15 @@ class WeightEngine:
         kept = [home for home in self._homes if home.tier == "accelerator"]
         if not kept:
             return False
-        self._placer.move(kept[-1], "host", threading.Event())
-        self._placer.lowered += 1
+        self._lower(kept[-1])
         torch.cuda.empty_cache()
         return True
+
+    def _lower(self, home: LayerHome) -> None:
+        # What is still being copied into its memory would be copied into somebody else's.
+        self.demotion.settle()
+        self._placer.move(home, "host", threading.Event())
+        self._placer.lowered += 1
 
     def _unbind_layers(self) -> None:
         # A parameter that still looks at a buffer would keep it while others are made.
@@ -283,10 +324,14 @@ class WeightEngine:
     def _dissolve(self) -> None:
         for call in self._before_move:
             call()
+        self._take_apart()
+
+    def _take_apart(self) -> None:
         self._hooks.remove()
         arranged, self._arranged = self._arranged, None
         if arranged is not None:
             arranged.close()
+            self._filler.unlock()
         self._unbind_layers()
 
     # ------------------------------------------------------------------ a pass
@@ -349,8 +394,25 @@ class WeightEngine:
         """Whether passes are recorded."""
         return self._hooks.recorder is not None
 
+    @property
+    def recorder(self) -> Recorder | None:
+        """What records passes now; None while nothing does."""
+        return self._hooks.recorder
+
     def start_trace(self, passes: int = 256) -> None:
-        """Record where the time of each pass goes, from now on."""
+        """Record where the time of each pass goes, from now on.
+
+        Raises
+        ------
+        ConfigError
+            If passes are recorded already.
+        """
+        if self.tracing:
+            raise ConfigError(
+                "trace",
+                "This model is being traced already.",
+                hint="Use the trace that is open, or close it first.",
+            )
         self._hooks.recorder = Recorder(self.device, passes)
         self._hooks.install(self.arranged)
 
@@ -363,7 +425,12 @@ class WeightEngine:
 
     def memory(self) -> EngineMemory:
         """Measure the weights, by tier and kind."""
-        return measure_engine(self._homes, self._other_memory, self._arranged, on_cpu=self._on_cpu)
+        return measure_engine(
+            self._homes,
+            0 if self.demotion.demoted else self._other_bytes,
+            self._arranged,
+            on_cpu=self._on_cpu,
+        )
 
     @property
     def packed_layers(self) -> int:
@@ -378,7 +445,8 @@ class WeightEngine:
         unbind(self.model)
         for home in self._homes:
             home.clear()
-        self._other_memory = None
+        self._other_bytes = 0
+        self.demotion.close()
         self._filler.close()
         self._reader.close()
         self._spill.close()

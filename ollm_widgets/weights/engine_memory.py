@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-
 if TYPE_CHECKING:
     from ollm_widgets.weights.arrangement import Arrangement
     from ollm_widgets.weights.homes import LayerHome
@@ -25,7 +23,7 @@ class EngineMemory:
     host_layers_bytes, host_other_bytes, host_ring_bytes
         The same in host memory.
     disk_layers_bytes
-        Layers that are read each pass.
+        Layers that are read each pass, as they are stored.
     """
 
     accelerator_layers_bytes: int = 0
@@ -39,7 +37,7 @@ class EngineMemory:
 
 def measure_engine(
     homes: Sequence[LayerHome],
-    other: torch.Tensor | None,
+    other_bytes: int,
     arranged: Arrangement | None,
     *,
     on_cpu: bool,
@@ -48,15 +46,14 @@ def measure_engine(
 
     Parameters
     ----------
-    homes, other
-        The layers, and all that is no layer.
+    homes, other_bytes
+        The layers, and what all else takes that is no layer.
     arranged
         The buffers through which layers stream.
     """
     layers_bytes = sum(home.resident_bytes for home in homes)
-    other_bytes = 0 if other is None else other.numel()
     ring_bytes = 0 if arranged is None else arranged.device_bytes
-    on_disk = sum(home.size_bytes for home in homes if home.tier == "disk")
+    on_disk = sum(home.read_bytes for home in homes if home.tier == "disk")
     if on_cpu:
         return EngineMemory(
             host_layers_bytes=layers_bytes,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,7 +14,7 @@ from ollm_widgets.weights.pinned import HostBuffer
 from ollm_widgets.weights.window_stream import Count, WindowStream
 
 if TYPE_CHECKING:
-    from ollm_widgets.weights.checkpoint.layout import LayerLayout
+    from ollm_widgets.weights.homes import Part
     from ollm_widgets.weights.reading.reader import WeightReader
 
 
@@ -32,12 +33,12 @@ class Filler:
         self._locked: list[HostBuffer] = []
 
     def resident(
-        self, layout: LayerLayout, device: torch.device, cancel: threading.Event, count: Count
+        self, part: Part, device: torch.device, cancel: threading.Event, count: Count
     ) -> torch.Tensor:
-        """Read a layer into the memory that computes; uint8 ``[layout.size_bytes]``.
+        """Read a layer into the memory that computes; uint8 ``[part.layout.size_bytes]``.
 
         What goes to an accelerator may still be under way when this returns, so that the next
-        layer follows at once; `settle` waits for it.
+        layer follows at once; `settle` waits for it. Quantized tensors are expanded there.
 
         Raises
         ------
@@ -46,17 +47,26 @@ class Filler:
         WeightReadError, CheckpointChangedError, Cancelled
             Of this layer, or of one before it that was still under way.
         """
+        stored, read = part.stored, part.read_layout
         if device.type == "cpu":
-            buffer = HostBuffer(layout.size_bytes).tensor
-            self._reader.read(layout, buffer).wait(cancel)
-            count(layout.size_bytes)
+            buffer = HostBuffer(part.layout.size_bytes).tensor
+            came = buffer if stored is None else HostBuffer(read.size_bytes).tensor
+            self._reader.read(read, came).wait(cancel)
+            if stored is not None:
+                stored.expand_into(came, buffer)
+            count(read.size_bytes)
             return buffer
-        target = torch.empty(layout.size_bytes, dtype=torch.uint8, device=device)
-        self._stream.send(layout, target, cancel, count)
+        target = torch.empty(part.layout.size_bytes, dtype=torch.uint8, device=device)
+        if stored is None:
+            self._stream.send(read, target, cancel, count)
+            return target
+        came = torch.empty(read.size_bytes, dtype=torch.uint8, device=device)
+        self._stream.send(read, came, cancel, count, partial(stored.expand_into, came, target))
         return target
 
-    def host(self, layout: LayerLayout, cancel: threading.Event, count: Count) -> HostBuffer:
-        """Read a layer into page-locked host memory."""
+    def host(self, part: Part, cancel: threading.Event, count: Count) -> HostBuffer:
+        """Read a layer into page-locked host memory, as it is stored."""
+        layout = part.read_layout
         buffer = HostBuffer(layout.size_bytes)
         self._reader.read(layout, buffer.tensor).wait(cancel)
         count(layout.size_bytes)
@@ -64,12 +74,12 @@ class Filler:
         return buffer
 
     def packed(
-        self, layout: LayerLayout, device: torch.device, cancel: threading.Event, count: Count
+        self, part: Part, device: torch.device, cancel: threading.Event, count: Count
     ) -> tuple[HostBuffer, PackedFormat | None]:
         """Read a layer into page-locked host memory, packed on the accelerator if that pays."""
-        raw = self.resident(layout, device, cancel, count)
+        raw = self.resident(part, device, cancel, count)
         self.settle(cancel)
-        packed = pack_layer(raw, layout)
+        packed = pack_layer(raw, part.layout)
         if packed is None:
             return self.to_host(raw), None
         return self.to_host(packed.blob), packed.format
@@ -83,7 +93,7 @@ class Filler:
         return buffer
 
     def locked(self, size_bytes: int) -> torch.Tensor:
-        """Make page-locked memory that lives until the filler is closed."""
+        """Make page-locked memory that lives until `unlock`."""
         buffer = HostBuffer(size_bytes)
         buffer.lock()
         self._locked.append(buffer)
@@ -103,9 +113,13 @@ class Filler:
         """Let the buffers of loading go, and what is under way; the next load makes them again."""
         self._stream.stop()
 
-    def close(self) -> None:
-        """Unlock all page-locked memory."""
-        self.rest()
+    def unlock(self) -> None:
+        """Let go of all memory that `locked` has made; nothing may use it any more."""
         for buffer in self._locked:
             buffer.close()
         self._locked = []
+
+    def close(self) -> None:
+        """Let go of all page-locked memory."""
+        self.rest()
+        self.unlock()

@@ -12,7 +12,9 @@ from ollm_widgets.weights.pinned import HostBuffer
 
 if TYPE_CHECKING:
     from ollm_widgets.planning.ids import LayerTier
+    from ollm_widgets.weights.decoding import HeldForm
     from ollm_widgets.weights.packing.format import PackedFormat
+    from ollm_widgets.weights.quantized.form import StoredForm
 
 
 @dataclass(slots=True)
@@ -22,17 +24,32 @@ class Part:
     Parameters
     ----------
     layout
-        The tensors.
+        The tensors as they run.
+    stored
+        What they are expanded from where they run: quantized tensors as the checkpoint has them.
+        Everywhere else these bytes are held and moved. None without quantized tensors.
     resident
         Their raw bytes in the memory that computes.
     host
-        Their bytes in host memory beside an accelerator, packed where `packed` says how.
+        Their bytes in host memory beside an accelerator: stored, else packed where `packed` says
+        how, else raw.
     """
 
     layout: LayerLayout
+    stored: StoredForm | None = None
     resident: torch.Tensor | None = None
     host: HostBuffer | None = None
     packed: PackedFormat | None = None
+
+    @property
+    def read_layout(self) -> LayerLayout:
+        """What is read from the checkpoint."""
+        return self.layout if self.stored is None else self.stored.layout
+
+    @property
+    def form(self) -> HeldForm | None:
+        """What streamed bytes are decoded from; None where they are raw."""
+        return self.stored or self.packed
 
     def clear(self) -> None:
         """Let the memory go."""
@@ -81,6 +98,11 @@ class LayerHome:
     def size_bytes(self) -> int:
         """Raw bytes of the layer."""
         return sum(part.layout.size_bytes for part in self.parts)
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes of the layer as it is read: quantized tensors as they are stored."""
+        return sum(part.read_layout.size_bytes for part in self.parts)
 
     @property
     def resident_bytes(self) -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ollm_widgets.errors import SpecializationLoadError
 from ollm_widgets.weights.checkpoint.layout import LayerLayout
 from ollm_widgets.weights.homes import LayerHome, Part
+from ollm_widgets.weights.quantized.form import StoredForm
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -39,12 +40,12 @@ def refuse_unmatched(
 
 def lay_out_layers(
     structure: DecoderStructure, recipes: dict[str, TensorRecipe], streaming: StreamingPlan
-) -> tuple[list[LayerHome], LayerLayout]:
+) -> tuple[list[LayerHome], Part]:
     """Give each layer a layout, its experts one of their own if they move on their own.
 
     Returns
     -------
-    list of LayerHome, LayerLayout
+    list of LayerHome, Part
         The layers, on disk for now, and all that is no layer.
     """
     homes = []
@@ -58,6 +59,10 @@ def lay_out_layers(
             apart = {f"{prefix}.{group.path}.{name}" for name in group.parameters}
         dense = LayerLayout.of(prefix, [recipe for recipe in own if recipe.name not in apart])
         experts = LayerLayout.of(prefix, [recipe for recipe in own if recipe.name in apart])
-        homes.append(LayerHome(Part(dense), Part(experts) if apart else None))
+        homes.append(LayerHome(_part(dense), _part(experts) if apart else None))
     other = [recipe for name, recipe in recipes.items() if name not in in_layers]
-    return homes, LayerLayout.of("", other)
+    return homes, _part(LayerLayout.of("", other))
+
+
+def _part(layout: LayerLayout) -> Part:
+    return Part(layout, StoredForm.of(layout))

@@ -29,7 +29,7 @@ Count = Callable[[int], None]
 class _Passage:
     """A window on its way: `read` fills `host`, which is copied to `target` then.
 
-    `place` is free again once that is over.
+    `place` is free again once that is over. `then` follows the copy on its stream.
     """
 
     target: torch.Tensor
@@ -37,6 +37,7 @@ class _Passage:
     place: HostBuffer
     read: PendingRead
     count: Count
+    then: Callable[[], None] | None
 
 
 class WindowStream:
@@ -58,7 +59,12 @@ class WindowStream:
         self._crossing: deque[tuple[torch.cuda.Event, _Passage]] = deque()
 
     def send(
-        self, layout: LayerLayout, target: torch.Tensor, cancel: threading.Event, count: Count
+        self,
+        layout: LayerLayout,
+        target: torch.Tensor,
+        cancel: threading.Event,
+        count: Count,
+        then: Callable[[], None] | None = None,
     ) -> None:
         """Send a layer; its last windows, and those of others before it, may still be under way.
 
@@ -72,6 +78,9 @@ class WindowStream:
             Ends the wait for windows sent before, and all that is under way.
         count
             Called with the bytes of each window that has been read.
+        then
+            Called once all of the layer is in `target`, or is certain to be there for what is
+            enqueued on the current stream from then on.
 
         Raises
         ------
@@ -79,14 +88,16 @@ class WindowStream:
             Of this layer or of one before it; nothing is under way then.
         """
         try:
-            for window in windows(layout, WINDOW_BYTES):
+            parts = list(windows(layout, WINDOW_BYTES))
+            for window in parts:
                 place = self._take_place(cancel)
                 size = window.layout.size_bytes
                 # A tensor that is converted stays whole, however large it is.
                 host = place if size <= place.size_bytes else HostBuffer(size)
                 part = target[window.start_bytes : window.start_bytes + size]
                 read = self._reader.read(window.layout, host.tensor)
-                self._reading.append(_Passage(part, host, place, read, count))
+                last = then if window is parts[-1] else None
+                self._reading.append(_Passage(part, host, place, read, count, last))
         except BaseException:
             self.stop()
             raise
@@ -157,6 +168,8 @@ class WindowStream:
         else:
             self._free.append(passage.place)
         self._reading.popleft()
+        if passage.then is not None:
+            passage.then()
         passage.count(target.numel())
 
     def _release_next(self) -> None:

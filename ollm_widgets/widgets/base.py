@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import anywidget
-import msgspec
 import traitlets
 
 from ollm_widgets.protocol.inbox import Inbox
 from ollm_widgets.protocol.outbox import Outbox
 from ollm_widgets.protocol.views import view_snapshot
+from ollm_widgets.protocol.wire import as_plain_data
+from ollm_widgets.session.parts import PARTS, Part
 from ollm_widgets.session.session import Session, default_session
+from ollm_widgets.widgets.frozen import Frozen, freeze
 
 STATIC = Path(__file__).parent.parent / "static"
 
@@ -29,17 +31,21 @@ class SessionWidget(anywidget.AnyWidget):
 
     # Set by the kernel alone: the page holds no truth of its own.
     snapshot = traitlets.Dict(read_only=True).tag(sync=True)
+    _draws: tuple[Part, ...] = PARTS  # the page is told of no other parts
 
     def __init__(self, session: Session | None = None) -> None:
         self.session = session or default_session()
         super().__init__()
         _take_messages_while_a_cell_runs(self.comm)
-        self.set_trait("snapshot", msgspec.to_builtins(view_snapshot(self.session, 0)))
+        self.set_trait("snapshot", as_plain_data(view_snapshot(self.session, 0)))
         self._outbox = Outbox(
-            self.session, self.send, lambda snapshot: self.set_trait("snapshot", snapshot)
+            self.session,
+            self.send,
+            lambda snapshot: self.set_trait("snapshot", snapshot),
+            self._draws,
         )
         self._inbox = Inbox(self.session, self._outbox)
-        self.on_msg(lambda _widget, content, _buffers: self._inbox.receive(content))
+        self.on_msg(lambda _widget, content, buffers: self._inbox.receive(content, buffers))
 
     def close(self) -> None:
         """Take the view away; loaded models stay in memory."""
@@ -51,12 +57,21 @@ class SessionWidget(anywidget.AnyWidget):
     def set_state(self, sync_data: dict[str, Any]) -> None:
         """Take nothing that a page syncs: it draws what the kernel says, and asks by commands."""
 
+    def freeze(self) -> Frozen:
+        """What the view shows now, as an object that needs neither kernel nor script.
+
+        Displayed at the end of a cell, it stays in the saved notebook: in one that is exported,
+        shown on the web, or opened where nothing runs. What models said is in it as text.
+        """
+        return freeze(type(self).__name__, self.session)
+
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        """Add a text form for places that cannot draw widgets."""
+        """Add what can be read in places that cannot draw widgets."""
         bundle = super()._repr_mimebundle_(**kwargs)
         data = bundle[0] if isinstance(bundle, tuple) else bundle
         if isinstance(data, dict):
-            data["text/plain"] = f"<{type(self).__name__}: {self.snapshot.get('title', '')}>"
+            frozen = self.freeze()
+            data["text/plain"], data["text/html"] = frozen.to_text(), frozen.to_html()
         return bundle
 
 

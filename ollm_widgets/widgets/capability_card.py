@@ -10,3 +10,4 @@ class CapabilityCard(SessionWidget):
 
     _esm = STATIC / "capability-card.js"
     _css = STATIC / "capability-card.css"
+    _draws = ("capabilities",)

@@ -10,3 +10,4 @@ class Chat(SessionWidget):
 
     _esm = STATIC / "chat.js"
     _css = STATIC / "chat.css"
+    _draws = ("header", "chat")

@@ -10,3 +10,4 @@ class LoadPanel(SessionWidget):
 
     _esm = STATIC / "load-panel.js"
     _css = STATIC / "load-panel.css"
+    _draws = ("header", "loading")

@@ -10,3 +10,4 @@ class ModelPicker(SessionWidget):
 
     _esm = STATIC / "model-picker.js"
     _css = STATIC / "model-picker.css"
+    _draws = ("models",)

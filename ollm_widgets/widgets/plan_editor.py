@@ -10,3 +10,4 @@ class PlanEditor(SessionWidget):
 
     _esm = STATIC / "plan-editor.js"
     _css = STATIC / "plan-editor.css"
+    _draws = ("plan",)

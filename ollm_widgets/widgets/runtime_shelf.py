@@ -10,3 +10,4 @@ class RuntimeShelf(SessionWidget):
 
     _esm = STATIC / "runtime-shelf.js"
     _css = STATIC / "runtime-shelf.css"
+    _draws = ("memory",)

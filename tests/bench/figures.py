@@ -15,8 +15,6 @@ from shapes import Shape
 Wire = Literal["gpu-memory", "host-to-gpu", "page-cache", "disk", "processor-memory"]
 Speeds = Mapping[Wire, float]  # bytes per second
 
-_TINY = {True: shapes.TINY_MOE, False: shapes.TINY}
-
 
 @dataclass(frozen=True, slots=True)
 class Figures:
@@ -93,7 +91,11 @@ class Bench:
 
     def shape(self, shape: Shape) -> Shape:
         """The shape itself, or its toy."""
-        return _TINY[shape.experts > 0] if self.tiny else shape
+        if not self.tiny:
+            return shape
+        if shape.fp8:
+            return shapes.TINY_FP8
+        return shapes.TINY_MOE if shape.experts else shapes.TINY
 
     def checkpoint(self, shape: Shape) -> Path:
         """Folder of its checkpoint."""

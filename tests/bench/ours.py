@@ -12,7 +12,7 @@ import machine
 import peers
 from decoding import Generate, Pick, Reference, compare, prompt, time_decoding
 from figures import Bench, Figures, Wire
-from shapes import TINY, TINY_MOE, Shape
+from shapes import TINY, TINY_FP8, TINY_MOE, Shape
 
 from ollm_widgets import GenerationConfig, RuntimeConfig, RuntimeLoader
 from ollm_widgets.models.resolved import ResolvedModel
@@ -28,7 +28,7 @@ from ollm_widgets.runtime.trace import Trace
 if TYPE_CHECKING:
     import torch
 
-_TOY_BUDGETS = {TINY.name: "640KiB", TINY_MOE.name: "800KiB"}
+_TOY_BUDGETS = {TINY.name: "640KiB", TINY_FP8.name: "2MiB", TINY_MOE.name: "800KiB"}
 
 Edit = Callable[[RuntimePlan], RuntimePlan]
 
@@ -245,10 +245,11 @@ def moved_bytes(
 ) -> dict[Wire, float]:
     """What a token must move over each wire under this plan, experts without any cache hit."""
     disk_bytes = plan.placement.disk_layers * _layer_bytes(shape, plan)
+    disk_bytes *= _stored_share(plan.streaming)
     moved: dict[Wire, float] = peers.own_memory(bench, shape)
     if bench.device != "cpu":
         host_bytes = plan.placement.host_layers * _layer_bytes(shape, plan)
-        moved["host-to-gpu"] = host_bytes * _share_of(plan.streaming) + disk_bytes
+        moved["host-to-gpu"] = host_bytes * _held_share(plan.streaming) + disk_bytes
     if disk_bytes:
         moved["disk" if direct else "page-cache"] = disk_bytes
     return moved
@@ -264,7 +265,7 @@ def _layer_bytes(shape: Shape, plan: RuntimePlan) -> float:
 def streamed_bytes(shape: Shape, plan: RuntimePlan) -> float:
     """Bytes of all layers from host memory, as they cross the wire once."""
     layer_bytes = shape.layers_bytes / shape.layers
-    return plan.placement.host_layers * layer_bytes * _share_of(plan.streaming)
+    return plan.placement.host_layers * layer_bytes * _held_share(plan.streaming)
 
 
 def describe(plan: RuntimePlan) -> str:
@@ -274,7 +275,7 @@ def describe(plan: RuntimePlan) -> str:
         plan.placement.summary(),
         f"{streaming.device_slots} slots",
         f"{streaming.staging_slots} staging buffers" if streaming.staging_slots else "",
-        "packed" if streaming.packed else "raw",
+        "as stored" if streaming.stored_slot_bytes else "packed" if streaming.packed else "raw",
         "O_DIRECT" if streaming.read_direct else "",
         f"expert cache {streaming.expert_cache_bytes / 1e9:.2f} GB"
         if streaming.expert_streaming
@@ -285,10 +286,18 @@ def describe(plan: RuntimePlan) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _share_of(streaming: StreamingPlan) -> float:
+def _held_share(streaming: StreamingPlan) -> float:
+    """Bytes of a layer in host memory for each byte that it runs with."""
     from ollm_widgets.planning.parts import PACKED_SHARE
 
-    return PACKED_SHARE if streaming.packed else 1.0
+    return PACKED_SHARE if streaming.packed else _stored_share(streaming)
+
+
+def _stored_share(streaming: StreamingPlan) -> float:
+    """Bytes of a layer as its checkpoint has it for each byte that it runs with."""
+    if not streaming.stored_slot_bytes:
+        return 1.0
+    return streaming.stored_slot_bytes / streaming.slot_bytes
 
 
 def _on_this_device(bench: Bench, shape: Shape, asked: dict[str, Any]) -> dict[str, Any]:

@@ -10,9 +10,9 @@ import math
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import torch
@@ -21,13 +21,39 @@ ITEM_BYTES = 2  # bfloat16
 _SHARD_BYTES = 4 * 10**9
 _WRITERS = 4
 _STANDARD_DEVIATION = 0.02
+# Embeddings that small drown in what random layers add to them, the average of all tokens first:
+# tokens become alike, and routers send them to the same few experts, which trained ones do not.
+# What a layer adds is scaled as in GPT-2, by one over the root of twice the layers.
+_EMBEDDING_DEVIATION = 1.0
+_ADDED_DEVIATION = 0.003
 
 TensorShape = tuple[str, tuple[int, ...]]
+# By safetensors' names.
+_DTYPE_BYTES = {"BF16": ITEM_BYTES, "F8_E4M3": 1, "F32": 4}
+_FP8_BLOCK = 128
+_FP8_MOST = 448.0
+
+
+class StoredTensor(NamedTuple):
+    """A tensor of a checkpoint."""
+
+    name: str
+    dims: tuple[int, ...]
+    dtype: str = "BF16"
+
+    @property
+    def size_bytes(self) -> int:
+        """Its bytes in the file."""
+        return math.prod(self.dims) * _DTYPE_BYTES[self.dtype]
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A decoder like Llama, or like Qwen3-MoE where it has experts; bfloat16, untied."""
+    """A decoder like Llama, or like Qwen3-MoE where it has experts; bfloat16, untied.
+
+    With `fp8` the checkpoint has the projections of its layers in 8 bits, and a scale to each block
+    of 128 rows and columns. All other sizes are those of what runs.
+    """
 
     name: str
     vocab: int
@@ -39,6 +65,7 @@ class Shape:
     head_dim: int
     experts: int = 0
     active_experts: int = 0
+    fp8: bool = False
 
     @property
     def layers_bytes(self) -> int:
@@ -76,6 +103,16 @@ class Shape:
             yield from self._layer(number)
         yield "model.norm.weight", (self.hidden,)
         yield "lm_head.weight", (self.vocab, self.hidden)
+
+    def stored(self) -> Iterator[StoredTensor]:
+        """All tensors as they are in the checkpoint, in order."""
+        for name, dims in self.tensors():
+            if not self.fp8 or not name.endswith("_proj.weight"):
+                yield StoredTensor(name, dims)
+                continue
+            yield StoredTensor(name, dims, "F8_E4M3")
+            blocks = tuple(-(-size // _FP8_BLOCK) for size in dims)
+            yield StoredTensor(f"{name}_scale_inv", blocks, "F32")
 
     def _layer(self, number: int) -> Iterator[TensorShape]:
         prefix, hidden = f"model.layers.{number}", self.hidden
@@ -119,6 +156,13 @@ class Shape:
             "bos_token_id": None,
             "eos_token_id": None,
         }
+        if self.fp8:
+            config["quantization_config"] = {
+                "quant_method": "fp8",
+                "activation_scheme": "dynamic",
+                "weight_block_size": [_FP8_BLOCK, _FP8_BLOCK],
+                "modules_to_not_convert": ["lm_head"],
+            }
         if self.experts:
             config |= {
                 "moe_intermediate_size": self.intermediate,
@@ -133,13 +177,25 @@ class Shape:
 
 
 LLAMA_8B = Shape("llama-8b", 128256, 4096, 14336, 32, 32, 8, 128)
+LLAMA_8B_FP8 = replace(LLAMA_8B, name="llama-8b-fp8", fp8=True)
 MOE_30GB = Shape("moe-30gb", 32000, 2048, 768, 24, 32, 4, 128, experts=128, active_experts=8)
 DENSE_400MB = Shape("dense-400mb", 16384, 1024, 4096, 11, 16, 4, 64)
 DENSE_6GB = Shape("dense-6gb", 32000, 3072, 8192, 28, 24, 8, 128)
 TINY = Shape("tiny", 512, 64, 128, 4, 4, 2, 16)
+TINY_FP8 = Shape("tiny-fp8", 512, 128, 256, 4, 4, 2, 32, fp8=True)
 TINY_MOE = Shape("tiny-moe", 512, 64, 32, 4, 4, 2, 16, experts=8, active_experts=2)
 SHAPES = {
-    shape.name: shape for shape in (LLAMA_8B, MOE_30GB, DENSE_400MB, DENSE_6GB, TINY, TINY_MOE)
+    shape.name: shape
+    for shape in (
+        LLAMA_8B,
+        LLAMA_8B_FP8,
+        MOE_30GB,
+        DENSE_400MB,
+        DENSE_6GB,
+        TINY,
+        TINY_FP8,
+        TINY_MOE,
+    )
 }
 
 
@@ -164,9 +220,10 @@ def make(shape: Shape, folder: Path, device: str) -> Path:
         for each in written:
             each.result()
     weight_map = {
-        tensor: name for name, shard in zip(names, shards, strict=True) for tensor, _shape in shard
+        tensor.name: name for name, shard in zip(names, shards, strict=True) for tensor in shard
     }
-    index = {"metadata": {"total_size": shape.total_bytes}, "weight_map": weight_map}
+    total_bytes = sum(tensor.size_bytes for tensor in shape.stored())
+    index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
     (checkpoint / "model.safetensors.index.json").write_text(json.dumps(index))
     _write_tokenizer(checkpoint, shape.vocab)
     (checkpoint / "generation_config.json").write_text(json.dumps({"do_sample": False}))
@@ -178,45 +235,59 @@ def _bytes_of(tensors: Iterator[TensorShape]) -> int:
     return sum(math.prod(dims) * ITEM_BYTES for _name, dims in tensors)
 
 
-def _shards(shape: Shape) -> list[list[TensorShape]]:
+def _shards(shape: Shape) -> list[list[StoredTensor]]:
     """Cut into files of about 4 GB, and at least two, as large checkpoints come."""
     limit_bytes = min(_SHARD_BYTES, shape.total_bytes // 2 + 1)
-    shards: list[list[TensorShape]] = [[]]
+    shards: list[list[StoredTensor]] = [[]]
     size_bytes = 0
-    for name, dims in shape.tensors():
-        tensor_bytes = math.prod(dims) * ITEM_BYTES
-        if size_bytes + tensor_bytes > limit_bytes and shards[-1]:
+    for tensor in shape.stored():
+        if size_bytes + tensor.size_bytes > limit_bytes and shards[-1]:
             shards.append([])
             size_bytes = 0
-        shards[-1].append((name, dims))
-        size_bytes += tensor_bytes
+        shards[-1].append(tensor)
+        size_bytes += tensor.size_bytes
     return shards
 
 
-def _write_shard(path: Path, tensors: list[TensorShape], device: str) -> None:
+def _write_shard(path: Path, tensors: list[StoredTensor], device: str) -> None:
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
-    for name, dims in tensors:
-        end = offset + math.prod(dims) * ITEM_BYTES
-        header[name] = {"dtype": "BF16", "shape": list(dims), "data_offsets": [offset, end]}
+    for tensor in tensors:
+        end = offset + tensor.size_bytes
+        described = {"dtype": tensor.dtype, "shape": tensor.dims, "data_offsets": [offset, end]}
+        header[tensor.name] = described
         offset = end
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for name, dims in tensors:
-            file.write(_draw(name, dims, device).numpy().data)
+        for tensor in tensors:
+            file.write(_draw(tensor, device).numpy().data)
 
 
-def _draw(name: str, dims: tuple[int, ...], device: str) -> torch.Tensor:
-    """Draw a tensor as transformers initializes it; its bytes, on the host."""
+def _draw(stored: StoredTensor, device: str) -> torch.Tensor:
+    """Draw a tensor from the distribution that it has in a model of some depth; its bytes."""
     import torch
 
-    tensor = torch.ones(dims, dtype=torch.bfloat16, device=device)
+    name = stored.name
+    # The largest values of a normal distribution, 6 deviations off, are as large as 8 bits say.
+    scale = 6 * _STANDARD_DEVIATION / _FP8_MOST
+    if stored.dtype == "F32":
+        return torch.full(stored.dims, scale).view(-1).view(torch.uint8)
+    tensor = torch.ones(stored.dims, dtype=torch.bfloat16, device=device)
     if "norm" not in name:
         generator = torch.Generator(device).manual_seed(zlib.crc32(name.encode()))
-        tensor.normal_(0, _STANDARD_DEVIATION, generator=generator)
+        tensor.normal_(0, _deviation(name), generator=generator)
+    if stored.dtype == "F8_E4M3":
+        tensor = (tensor / scale).to(torch.float8_e4m3fn)
     return tensor.view(-1).view(torch.uint8).cpu()
+
+
+def _deviation(name: str) -> float:
+    if "embed" in name:
+        return _EMBEDDING_DEVIATION
+    adds = name.endswith(("o_proj.weight", "down_proj.weight"))
+    return _ADDED_DEVIATION if adds else _STANDARD_DEVIATION
 
 
 def _write_tokenizer(checkpoint: Path, vocab: int) -> None:

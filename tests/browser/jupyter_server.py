@@ -31,6 +31,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     # Every cell in the page, so that a test may look at any of them.
     "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},
 }
+KERNELS = "@jupyterlab/apputils-extension/kernels-settings"
 
 
 class JupyterServer:
@@ -43,7 +44,8 @@ class JupyterServer:
     flavour
         Which application serves the pages.
     python
-        Interpreter of the kernels; this one by default.
+        Interpreter of the kernels; this one by default. Another one has the package installed,
+        and brings the page's half of its widget libraries.
     variables
         Environment variables of the server, and so of its kernels.
     """
@@ -57,6 +59,8 @@ class JupyterServer:
     ) -> None:
         self.flavour = flavour
         self._variables = dict(variables or {})
+        self._python = python
+        self._settings = home / "settings"
         self.kernel_name = _write_kernel(home / "data", python)
         self.notebooks = home / "notebooks"
         self.runtime = home / "runtime"
@@ -64,9 +68,7 @@ class JupyterServer:
         self.token = secrets.token_hex(16)
         self.notebooks.mkdir(parents=True)
         for name, values in SETTINGS.items():
-            file = home / "settings" / f"{name}.jupyterlab-settings"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(values), encoding="utf-8")
+            self._set(name, values)
         self.process = self._start(home)
         try:
             self.base_url = self._wait_until_it_answers()
@@ -99,6 +101,7 @@ class JupyterServer:
                     f"--IdentityProvider.token={self.token}",
                     f"--ServerApp.root_dir={self.notebooks}",
                     f"--{EXPOSE_APP[self.flavour]}.expose_app_in_browser=True",
+                    *self._extensions_of_the_kernels(),
                 ],
                 cwd=self.notebooks,
                 env=environment,
@@ -106,6 +109,22 @@ class JupyterServer:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+
+    def _extensions_of_the_kernels(self) -> list[str]:
+        """Options that serve the widget libraries which the kernels' environment installed."""
+        if self._python == sys.executable:
+            return []
+        folder = Path(self._python).parent.parent / "share" / "jupyter" / "labextensions"
+        return [f"--{EXPOSE_APP[self.flavour]}.extra_labextensions_path={folder}"]
+
+    def _set(self, name: str, values: Mapping[str, Any]) -> None:
+        file = self._settings / f"{name}.jupyterlab-settings"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(values), encoding="utf-8")
+
+    def use_subshells(self, wanted: bool) -> None:
+        """Whether pages opened from now on may reach a kernel while a cell runs."""
+        self._set(KERNELS, {"commsOverSubshells": "perCommTarget" if wanted else "disabled"})
 
     def _wait_until_it_answers(self) -> str:
         info = self.runtime / f"jpserver-{self.process.pid}.json"

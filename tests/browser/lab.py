@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import nbformat
 from nbformat.v4 import new_code_cell, new_notebook
@@ -55,6 +55,9 @@ class NotebookPage:
     ``page`` is Playwright's, for everything that has no method here.
     """
 
+    # Of all servers, so that no test has to ask each of its pages whether it was quiet.
+    seen: ClassVar[list[NotebookPage]] = []
+
     def __init__(self, server: JupyterServer, browser: Browser, name: str) -> None:
         self.server = server
         self.name = name
@@ -63,6 +66,8 @@ class NotebookPage:
         self._tickets = itertools.count()
         self._context = browser.new_context(viewport=VIEWPORT)
         self._context.grant_permissions(["clipboard-read", "clipboard-write"])
+        self.closed = False
+        self.seen.append(self)
         self.page = self._show()
 
     def _show(self) -> Page:
@@ -123,6 +128,10 @@ class NotebookPage:
         """Wait until the kernel is connected and has nothing to do."""
         self.page.wait_for_function(KERNEL_IS_READY, timeout=timeout_s * 1000)
 
+    def select_cell(self, index: int) -> None:
+        """Put the focus on a cell as a whole, as after Escape."""
+        self.cell(index).locator(".jp-InputPrompt").click()
+
     def _start(self, command: str, index: int | None) -> int:
         ticket = next(self._tickets)
         self.page.wait_for_function(COMMAND_IS_ENABLED, arg=command, timeout=20_000)
@@ -153,6 +162,15 @@ class NotebookPage:
         if reply["status"] != "ok":
             raise AssertionError("\n".join(reply.get("traceback", [])) or str(reply))
         return "".join(printed).strip()
+
+    def kernel_features(self) -> list[str]:
+        """What the kernel says it can do beyond the basics, such as ``"kernel subshells"``."""
+        client = self.server.kernel_client(self.name, READY_TIMEOUT_S)
+        try:
+            info = client.kernel_info(reply=True, timeout=READY_TIMEOUT_S)["content"]
+        finally:
+            client.stop_channels()
+        return list(info.get("supported_features", ()))
 
     def interrupt_kernel(self) -> None:
         """Interrupt the running cell."""
@@ -199,8 +217,30 @@ class NotebookPage:
         """Fail if the page logged an error or something was thrown and not caught."""
         assert not self.console_errors, "\n".join(self.console_errors)
 
+    @classmethod
+    def what_was_wrong(cls) -> list[str]:
+        """Errors in the consoles of all pages and what they fetched elsewhere, each told once."""
+        told = [
+            f"{page.name}: {text}"
+            for page in cls.seen
+            for text in (
+                *page.console_errors,
+                *(f"asked for {url}" for url in page.outside_requests),
+            )
+        ]
+        for page in cls.seen:
+            page.console_errors.clear()
+            page.outside_requests.clear()
+        return told
+
+    @classmethod
+    def forget_closed(cls) -> None:
+        """Leave pages that are closed out of what is told from now on, late messages included."""
+        cls.seen[:] = [page for page in cls.seen if not page.closed]
+
     def close(self) -> None:
         """Close the page and end the kernel."""
+        self.closed = True
         self._context.close()
         if session := self.server.session(self.name):
             self.server.request("DELETE", f"/api/sessions/{session['id']}")

@@ -80,7 +80,7 @@ def test_a_resident_cache_that_fills_its_room_should_have_pages() -> None:
     assert found.strategy == "paged"
     assert found.budget_bytes == int(0.8 * (9000 * TOKEN_BYTES + 50 * MIB))
     assert found.why == (
-        "A resident cache takes 0.8 GiB of the 0.9 GiB there are, and paged keeps what is beyond "
+        "A resident cache takes 858 MiB of the 908 MiB there are, and paged keeps what is beyond "
         "its budget elsewhere."
     )
 
@@ -190,8 +190,8 @@ def test_a_recommendation_shows_its_reason_and_what_it_follows_from() -> None:
     )
     assert found is not None
     text = pretty(found)
-    assert text.splitlines()[1] == "paged, 0.3 GiB hot"
-    assert text.count("7,990 tokens read, 10 written; 95 MiB hot and 0.7 GiB in host") == 3
+    assert text.splitlines()[1] == "paged, 260 MiB hot"
+    assert text.count("7,990 tokens read, 10 written; 95 MiB hot and 668 MiB in host") == 3
     assert "waited 6 of 10 times" in found.to_html()
 
 

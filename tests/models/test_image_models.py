@@ -1,4 +1,4 @@
-"""Image-text models: their language part runs on text, from the folder to the tokens."""
+"""Image-text models given text only, from the folder to the tokens."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def inspect(path: Path) -> ResolvedModel:
     return inspect_materialized_model(str(path), path, "local-path")
 
 
-def test_the_profile_says_that_text_runs_and_images_do_not(folder: Path) -> None:
+def test_the_profile_says_how_images_are_taken(folder: Path) -> None:
     model = inspect(folder)
     profile = model.capabilities
     assert profile.support_level == "optimized"
     assert profile.supports_specialization
     assert profile.modalities == ("text", "image")
-    assert profile.reason_for("image") == "This version gives models text only."
+    assert profile.reason_for("image") is None
     terms = {row.term: row.text for row in model.card().rows}
-    assert terms["Images"] == "no: This version gives models text only."
+    assert terms["Images"] == "yes, with multimodal=True"
     assert "Audio" not in terms
 
 
@@ -67,11 +67,12 @@ def test_tokens_are_those_of_transformers_without_an_image(
         assert runtime.complete("w5 w9 w33").text
 
 
-def test_transformers_generic_refuses_by_kind(folder: Path) -> None:
+def test_transformers_generic_gives_such_a_model_no_text_alone(folder: Path) -> None:
     config = RuntimeConfig(f"path:{folder}", backend="transformers-generic")
     plan = RuntimeLoader().plan(config)
     assert not plan.is_executable()
     assert "transformers-generic runs models of kind causal-lm" in plan.reason
+    assert "It runs with multimodal=True" in plan.reason
 
 
 def test_a_language_part_that_encodes_first_is_refused(
@@ -84,15 +85,22 @@ def test_a_language_part_that_encodes_first_is_refused(
     assert "an encoder and a decoder" in model.resolution_message
 
 
-def test_what_neither_backend_runs_is_refused_with_the_reason(
+def test_what_the_native_backend_does_not_run_is_left_to_transformers(
     folder: Path, edit_config: Callable[..., None]
 ) -> None:
     text = json.loads((folder / "config.json").read_text())["text_config"]
     edit_config(folder, text_config={**text, "num_hidden_layers": 3, "layer_types": None})
-    model = inspect(folder)
-    edit_config(folder, text_config=text)
-    assert not model.is_supported()
-    assert "only optimized-native runs models of kind image-text-to-text" in (
-        model.resolution_message
-    )
-    assert "2 decoder layers, and the config announces 3" in model.resolution_message
+    try:
+        profile = inspect(folder).capabilities
+        reference = f"path:{folder}"
+        as_text = RuntimeLoader().plan(RuntimeConfig(reference))
+        seeing = RuntimeLoader().plan(RuntimeConfig(reference, multimodal=True))
+    finally:
+        edit_config(folder, text_config=text)
+    assert profile.support_level == "generic"
+    why = profile.reason_for("supports_specialization") or ""
+    assert "2 decoder layers, and the config announces 3" in why
+    assert not as_text.is_executable()
+    assert "It runs with multimodal=True" in as_text.reason
+    assert seeing.backend_id == "transformers-generic"
+    assert seeing.is_executable()

@@ -4,16 +4,22 @@ import json
 import shutil
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ollm_widgets.models.inspection import inspect_materialized_model
-from ollm_widgets.models.quantization import Quantization, logical_elements, read_quantization
+from ollm_widgets.models.quantization import (
+    Quantization,
+    kept_as_stored,
+    logical_elements,
+    read_quantization,
+)
 from ollm_widgets.models.resolved import ResolvedModel
 from ollm_widgets.models.tensors import TensorHeader
 from ollm_widgets.planning.config import GenerationConfig, RuntimeConfig
-from tests.weights.quantized import QUANTIZED, expanded, quantize
+from tests.weights.quantized_models import QUANTIZED, expanded, quantize
 from tests.weights.streamed_models import save_lively
 
 EditConfig = Callable[..., None]
@@ -154,6 +160,41 @@ def test_a_stored_tensor_counts_the_weights_it_stands_for(
     assert logical_elements(header, method) == logical
 
 
+def named(name: str, dtype: str, *shape: int) -> TensorHeader:
+    return TensorHeader(name, dtype, shape, 1, 1)
+
+
+WEIGHT = named("l.q_proj.weight", "float8_e4m3fn", 256, 384)
+BLOCKS = named("l.experts.down_proj_blocks", "uint8", 4, 64, 3, 16)
+
+
+@pytest.mark.parametrize(
+    ("method", "weight", "scales", "kept"),
+    [
+        ("fp8", WEIGHT, named("l.q_proj.weight_scale_inv", "float32", 2, 3), True),
+        ("fp8", WEIGHT, named("l.q_proj.weight_scale_inv", "bfloat16", 1, 1), True),
+        ("fp8", WEIGHT, named("l.q_proj.weight_scale_inv", "float32"), True),
+        ("fp8", WEIGHT, named("l.q_proj.scale", "float32", 2, 3), True),
+        ("fp8", WEIGHT, named("l.q_proj.qscale_weight", "float32"), True),
+        ("fp8", WEIGHT, named("l.q_proj.weight_scale_inv", "float32", 3, 3), False),
+        ("fp8", WEIGHT, named("l.q_proj.weight_scale_inv", "float8_e8m0fnu", 2, 3), False),
+        ("fp8", WEIGHT, named("l.k_proj.weight_scale_inv", "float32", 2, 3), False),
+        ("fp8", replace(WEIGHT, dtype="int8"), named("l.q_proj.scale", "float32", 2, 3), False),
+        ("mxfp4", BLOCKS, named("l.experts.down_proj_scales", "uint8", 4, 64, 3), True),
+        ("mxfp4", BLOCKS, named("l.experts.down_proj_scales", "uint8", 4, 64, 2), False),
+        ("mxfp4", BLOCKS, named("l.experts.up_proj_scales", "uint8", 4, 64, 3), False),
+        ("gptq", WEIGHT, named("l.q_proj.weight_scale_inv", "float32", 2, 3), False),
+    ],
+)
+def test_a_weight_and_its_scales_move_as_they_are_stored_or_neither_does(
+    method: str, weight: TensorHeader, scales: TensorHeader, kept: bool
+) -> None:
+    norm = named("l.norm.weight", "bfloat16", 256)
+    wanted = {weight.name, scales.name} if kept else set()
+    assert kept_as_stored((norm, weight, scales), Quantization(method)) == wanted
+    assert kept_as_stored((norm, weight, scales), None) == frozenset()
+
+
 def test_an_fp8_checkpoint_is_counted_right_and_really_loads(
     tiny_llama: Path, tmp_path: Path, edit_config: EditConfig
 ) -> None:
@@ -234,7 +275,7 @@ def test_an_expandable_checkpoint_runs_natively_with_the_tokens_of_transformers(
         assert runtime.plan.placement.disk_layers == 5 - (
             5 if layers_in_ram is None else layers_in_ram
         )
-        assert f"Its {method} weights are expanded to bfloat16 when loaded." in (
+        assert f"Its {method} weights are expanded to bfloat16 where they run." in (
             runtime.plan.details
         )
         assert torch.equal(runtime.generate(ids, GenerationConfig(6)), wanted)

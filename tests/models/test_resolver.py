@@ -88,12 +88,13 @@ def test_an_alias_of_a_kind_not_built_says_so(finder: ModelResolver, models_dir:
     assert model.capabilities.requires_processor
 
 
-def test_an_alias_of_an_image_model_runs_on_text(finder: ModelResolver, models_dir: Path) -> None:
+def test_an_alias_of_an_image_model_takes_images(finder: ModelResolver, models_dir: Path) -> None:
     model = finder.resolve("gemma3-12B", models_dir)
     profile = model.capabilities
     assert profile.support_level == "optimized"
     assert "not on this machine" in model.resolution_message
-    assert profile.reason_for("image") == "This version gives models text only."
+    assert profile.modalities == ("text", "image")
+    assert profile.reason_for("image") is None
 
 
 def test_nobody_knows_what_runs_a_repository_that_was_not_read(

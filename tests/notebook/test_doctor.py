@@ -69,6 +69,6 @@ def test_what_it_does_not_know_is_refused(patient: Kernel) -> None:
 
 
 def test_its_option_is_completed() -> None:
-    assert "doctor" in suggest("%ollm ")
-    assert suggest("%ollm doctor --m") == ["--measure"]
-    assert suggest("%ollm doctor ") == []
+    assert "doctor" in suggest("%ollm ", {})[1]
+    assert suggest("%ollm doctor --m", {})[1] == ["--measure"]
+    assert suggest("%ollm doctor ", {})[1] == []

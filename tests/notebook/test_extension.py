@@ -51,14 +51,12 @@ def test_a_plan_needs_neither_torch_nor_transformers_without_an_accelerator() ->
 
 IN_AND_OUT = """
 magics = shell.magics_manager.magics
-hooks = shell.strdispatchers.get('complete_command')
 def state():
-    return 'ollm' in magics['line'], 'ollm' in magics['cell'], '%ollm' in str(
-        getattr(hooks, 'strs', {}))
+    matchers = [getattr(each, 'matcher_identifier', '') for each in shell.Completer.custom_matchers]
+    return 'ollm' in magics['line'], 'ollm' in magics['cell'], matchers.count('ollm') == 1
 assert state() == (False, False, False), state()
 for name in ('ollm', 'ollm_widgets', 'ollm'):
     shell.run_line_magic('load_ext', name)
-hooks = shell.strdispatchers.get('complete_command')
 assert state() == (True, True, True), state()
 shell.run_line_magic('unload_ext', 'ollm')
 assert state() == (False, False, False), state()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,35 @@ def test_list_names_the_catalog_and_what_is_in_memory(kernel: Kernel) -> None:
     assert "qwen3-next-80B" in data["text/plain"]
 
 
+def test_list_begins_with_what_is_in_memory_and_what_it_holds_there(kernel: Kernel) -> None:
+    (data,) = kernel.run("%ollm list").results
+    # The weights in float32, and keys and values of the questions before.
+    assert re.search(r"in memory: 5[1-9]\d MiB RAM, used just now", data["text/plain"])
+
+
+def test_memory_shows_what_is_in_memory_and_how_full_that_is(kernel: Kernel) -> None:
+    (data,) = kernel.run("%ollm memory").results
+    assert "MiB" in data["text/plain"]
+    assert "smollm2-135m" in data["text/plain"]
+    assert re.search(r"^RAM, .* used$", data["text/plain"], re.MULTILINE)
+
+
+def test_a_pin_is_said_and_shown(kernel: Kernel) -> None:
+    assert kernel.run("%ollm pin").printed == "smollm2-135m: pinned, it stays in memory.\n"
+    assert "pinned" in kernel.run("%ollm list").results[0]["text/plain"]
+    printed = kernel.run("%ollm unpin smollm2-135m").printed
+    assert printed == "smollm2-135m: unpinned, it may leave memory again.\n"
+
+
+def test_options_are_shown_and_changed_live(kernel: Kernel) -> None:
+    assert kernel.run("%ollm config idle_timeout 30m").printed == ("idle_timeout is 30 min now.\n")
+    assert value(kernel, "default_session().manager.options.idle_timeout_s") == 1800
+    (data,) = kernel.run("%ollm config").results
+    assert "set here" in data["text/plain"]
+    assert kernel.run("%ollm config idle_timeout=20 min").printed == "idle_timeout is 20 min now.\n"
+    assert kernel.run("%ollm config idle_timeout 15m").status == "ok"
+
+
 def test_info_describes_a_model_or_the_one_in_use(kernel: Kernel) -> None:
     (data,) = kernel.run("%ollm info").results
     assert "optimized-native" in data["text/plain"]
@@ -120,7 +150,8 @@ def test_info_describes_a_model_or_the_one_in_use(kernel: Kernel) -> None:
 def test_the_bare_magic_opens_the_workbench(kernel: Kernel) -> None:
     (data,) = kernel.run("%ollm").results
     assert "application/vnd.jupyter.widget-view+json" in data
-    assert data["text/plain"] == "<Workbench: smollm2-135m>"
+    assert data["text/plain"].startswith("smollm2-135m\nWorkbench, as it was on ")
+    assert "30 layers" in data["text/html"], "what can draw no widget shows the plan"
 
 
 def test_a_conversation_goes_on_in_the_next_cell_and_computes_only_what_is_new(
@@ -145,7 +176,7 @@ def test_a_conversation_goes_on_in_the_next_cell_and_computes_only_what_is_new(
 @pytest.mark.parametrize(
     ("code", "says"),
     [
-        ("%ollm lod", "plan, load, list, search, info, download, rm, unload"),
+        ("%ollm lod", "plan, load, list, search, info, download, rm, memory, unload, pin"),
         ("%ollm load no-such-model", "no-such-model"),
         ("%ollm load ./no/such/folder", "no such folder"),
         ("%ollm load smollm2-135m --offload-gpu-layers 31", "the model has 30"),
@@ -154,7 +185,13 @@ def test_a_conversation_goes_on_in_the_next_cell_and_computes_only_what_is_new(
         ("%ollm plan smollm2-135m --context-tokens -5", "context_tokens"),
         ("%ollm plan smollm2-135m --nonsense", "--nonsense"),
         ("%ollm info 'unclosed", "Close the quote"),
-        ("%ollm unload other-model", "other-model"),
+        ("%ollm unload other-model", "In memory: smollm2-135m"),
+        ("%ollm pin other-model", "other-model is not in memory"),
+        ("%ollm demote", "smollm2-135m"),
+        ("%ollm config patience 5", "is no option"),
+        ("%ollm config max_loaded many", "whole number"),
+        ("%ollm config max_loaded", "needs a value"),
+        ("%ollm config max_loaded=", "needs a value"),
         ("%%ollm smollm2-135m\n\n\n", "the cell is empty"),
         ("%%ollm --into 1x\nhi", "no variable name"),
         ("%%ollm --chat 1x\nhi", "no variable name"),
@@ -200,7 +237,40 @@ def test_a_damaged_model_is_one_line_that_names_the_damage(
     assert len(outcome.error.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("code", ["%ollm --help", "%ollm load --help", "%%ollm --help\n?"])
+def test_braces_are_text_until_filling_is_asked_for(kernel: Kernel) -> None:
+    cell = "--max-new-tokens 2\nSay {word} and {{braces}}."
+    assert kernel.run("word, talk, filled = 'tea', [], []").status == "ok"
+    assert kernel.run(f"%%ollm --chat talk {cell}").status == "ok"
+    assert kernel.run(f"%%ollm --fill --chat filled {cell}").status == "ok"
+    assert value(kernel, "[talk[0]['content'], filled[0]['content']]") == [
+        "Say {word} and {{braces}}.",
+        "Say tea and {braces}.",
+    ]
+    outcome = kernel.run("%%ollm -f\nSay {wrd}.")
+    assert outcome.error.strip() == (
+        "UsageError: --fill: {wrd} failed: NameError: name 'wrd' is not defined."
+    )
+
+
+def test_sampling_options_apply(kernel: Kernel) -> None:
+    options = "--temperature 1.5 --top-k 40 --top-p 0.95 --repetition-penalty 1.1"
+    for name, seed in (("one", 1), ("same", 1), ("other", 2)):
+        asked = f"%%ollm --max-new-tokens 12 {options} --seed {seed} --into {name}"
+        assert kernel.run(f"{asked}\nInvent a word.").status == "ok"
+    assert value(kernel, "[one.text == same.text, one.text == other.text]") == [True, False]
+
+
+def test_an_image_is_refused_by_a_model_that_takes_text_only(kernel: Kernel) -> None:
+    outcome = kernel.run("%%ollm --image examples/workbench.png\nWhat is this?")
+    assert outcome.error.strip() == (
+        "UsageError: --image: smollm2-135m takes text only. Name a model that takes images."
+    )
+    assert "no file here" in kernel.run("%%ollm --image nowhere.png\nWhat is this?").error
+
+
+@pytest.mark.parametrize(
+    "code", ["%ollm --help", "%ollm load --help", "%%ollm --help", "%%ollm --help\n?"]
+)
 def test_help_is_printed(kernel: Kernel, code: str) -> None:
     outcome = kernel.run(code)
     assert outcome.status == "ok", outcome.error
@@ -216,7 +286,11 @@ def test_a_question_mark_explains_the_magic(kernel: Kernel) -> None:
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
-        ("%ollm ", {"plan", "load", "list", "info", "unload"}),
+        ("%ollm ", {"plan", "load", "list", "info", "unload", "memory", "pin", "config"}),
+        ("%ollm unload ", {"smollm2-135m"}),
+        ("%ollm unload --", {"--force", "--all"}),
+        ("%ollm pin ", {"smollm2-135m"}),
+        ("%ollm config ", {"max_loaded", "idle_timeout", "demotes"}),
         ("%ollm pl", {"plan"}),
         ("%ollm load smol", {"smollm2-135m"}),
         ("%ollm load smollm2-135m --kv-cache-s", {"--kv-cache-strategy"}),
@@ -231,6 +305,92 @@ def test_arguments_complete(kernel: Kernel, typed: str, offered: set[str]) -> No
 
 def test_unload_gives_the_memory_back_and_the_next_question_loads_again(kernel: Kernel) -> None:
     outcome = kernel.run("%ollm unload")
-    assert "0.5 GiB given back" in outcome.printed
+    freed = re.fullmatch(r"smollm2-135m: (\d+) MiB of RAM freed\.\n", outcome.printed)
+    assert freed is not None
+    # The weights in float32, and what the conversations left as keys and values.
+    assert 513 <= int(freed[1]) < 575
     assert "No model was loaded" in kernel.run("%ollm unload --all").printed
     assert "Paris" in kernel.run(f"%%ollm smollm2-135m --max-new-tokens 20\n{QUESTION}").printed
+
+
+def test_a_load_says_who_left_for_it_and_how_many_bytes_that_gave(
+    kernel: Kernel, saved_llama: Path
+) -> None:
+    assert kernel.run("%ollm load smollm2-135m").status == "ok"
+    said = kernel.run("%ollm config max_loaded 1").printed
+    assert said in (
+        "max_loaded is 1 now.\n",
+        "max_loaded is 1 now. 2 models are in memory; "
+        "the least recently used leave with the next load.\n",
+    )
+    outcome = kernel.run(f"%ollm load path:{saved_llama} --device cpu")
+    assert outcome.status == "ok", outcome.error
+    evicted = re.search(
+        r"\nEvicted smollm2-135m for tiny-llama: \d+ MiB of RAM freed\.\n", outcome.printed
+    )
+    assert evicted is not None, outcome.printed
+    assert kernel.run("%ollm config max_loaded none").status == "ok"
+
+
+def test_without_a_model_in_use_it_is_said_what_is_in_memory(kernel: Kernel) -> None:
+    loaded = kernel.run("%ollm load smollm2-135m")
+    assert loaded.status == "ok", loaded.error
+    assert kernel.run("%ollm unload").status == "ok"
+    assert "none is in use here. In memory: tiny-llama." in kernel.run("%ollm unload").error
+
+
+def test_an_answer_that_ran_too_long_says_so(kernel: Kernel) -> None:
+    assert kernel.run("%ollm config busy_timeout 0.05s").status == "ok"
+    outcome = kernel.run("%%ollm smollm2-135m --max-new-tokens 2000\nCount to ten thousand.")
+    assert outcome.printed.endswith("\n[stopped: it ran longer than 50 ms]\n"), outcome.printed
+    assert kernel.run("%ollm config busy_timeout 0").status == "ok"
+
+
+def test_a_question_behind_another_says_how_many_answers_come_first(kernel: Kernel) -> None:
+    code = """
+import threading, time
+from ollm_widgets import GenerationConfig, default_session
+runtime = default_session().runtime
+def wait_for_company(*_):
+    while len(runtime.queue) == 1 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    hook.remove()
+deadline = time.monotonic() + 60
+hook = runtime.model.register_forward_pre_hook(wait_for_company)
+short = GenerationConfig(max_new_tokens=2)
+other = runtime.stream("Hello.", short, caller="another cell")
+threading.Thread(target=lambda: list(other), daemon=True).start()
+while not runtime.queue:
+    time.sleep(0.01)
+"""
+    assert kernel.run(code).status == "ok"
+    outcome = kernel.run("%%ollm --max-new-tokens 4\nHello.")
+    assert outcome.status == "ok", outcome.error
+    assert outcome.printed.startswith("[smollm2-135m: 1 answer comes first]\n")
+
+
+def test_a_model_that_left_by_itself_is_missed_with_the_reason_and_comes_back(
+    kernel: Kernel,
+) -> None:
+    assert kernel.run("%ollm load smollm2-135m").status == "ok"
+    code = """
+import time
+from ollm_widgets import default_manager, default_session
+%ollm config idle_timeout 0.1s
+while default_session().runtime_id is not None:
+    time.sleep(0.01)
+%ollm config idle_timeout 15m
+"""
+    outcome = kernel.run(code)
+    assert outcome.status == "ok", outcome.error
+    missed = kernel.run("%ollm pin").error
+    assert re.search(
+        r"smollm2-135m(-\d)? left memory \(unused for .*s\)\. %ollm load brings it back\.", missed
+    )
+    outcome = kernel.run("%%ollm --max-new-tokens 4\nHello.")
+    assert re.match(r"smollm2-135m(-\d)? left memory \(unused for ", outcome.printed)
+    assert default_is_back(kernel)
+
+
+def default_is_back(kernel: Kernel) -> bool:
+    return bool(value(kernel, "'smollm2-135m' in [r.id for r in default_manager().residents()]"))

@@ -29,7 +29,11 @@ def test_the_wheel_holds_the_package_the_shim_each_bundle_and_nothing_else(wheel
     expected_bundles = {f"{STATIC}{name}.{kind}" for name in widgets for kind in ("js", "css")}
     assert widgets
     found = {name for name in names(wheel) if ".dist-info/" not in name}
-    assert found == package | expected_bundles | {"ollm.py", "ollm_widgets/py.typed"}
+    assert found == package | expected_bundles | {
+        "ollm.py",
+        "ollm_widgets/__init__.pyi",
+        "ollm_widgets/py.typed",
+    }
 
 
 def test_no_bundle_is_empty(wheel: Path) -> None:

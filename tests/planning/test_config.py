@@ -42,6 +42,7 @@ configs = st.builds(
     gpu_memory_budget=_budgets,
     cpu_memory_budget=_budgets,
     context_tokens=st.none() | st.integers(1, 10**6),
+    concurrency_group=st.sampled_from([None, "chat", "a 'quoted' name"]),
     force_download=st.booleans(),
 )
 generations = st.builds(
@@ -263,7 +264,13 @@ def test_another_spelling_is_the_same_runtime() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"device": "cpu"}, {"dtype": "float16"}, {"context_tokens": 5}, {"use_cache": False}],
+    [
+        {"device": "cpu"},
+        {"dtype": "float16"},
+        {"context_tokens": 5},
+        {"use_cache": False},
+        {"concurrency_group": "chat"},
+    ],
 )
 def test_another_choice_is_another_runtime(change: dict[str, Any]) -> None:
     config = RuntimeConfig("x")

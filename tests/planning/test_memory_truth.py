@@ -15,7 +15,7 @@ from ollm_widgets.planning.memory import kv_layer_bytes
 from ollm_widgets.planning.weights import WeightSizes, weight_sizes
 from tests.models.architectures import Architecture
 from tests.planning.allocations import DECODERS, built, prompt_pass, storage_bytes
-from tests.weights.quantized import QUANTIZED, expanded, quantize
+from tests.weights.quantized_models import QUANTIZED, expanded, quantize
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -85,6 +85,38 @@ def test_quantized_weights_are_planned_as_they_run(name: str, tmp_path: Path) ->
     layers, other = module_bytes(expanded(folder, method, torch.bfloat16))
     assert sizes.layer_bytes == layers
     assert sizes.embeddings_bytes == other
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_quantized_weights_are_planned_as_they_are_held(name: str, tmp_path: Path) -> None:
+    import torch
+
+    from ollm_widgets.weights.checkpoint.index import CheckpointIndex
+    from ollm_widgets.weights.checkpoint.layout import LayerLayout
+    from ollm_widgets.weights.checkpoint.recipes import recipes_for
+    from ollm_widgets.weights.model.skeleton import build_skeleton
+    from ollm_widgets.weights.model.structure import decoder_structure
+    from ollm_widgets.weights.quantized.form import StoredForm
+
+    architecture, method = QUANTIZED[name]
+    folder = tmp_path / "model"
+    built(architecture, folder)
+    quantize(folder, method)
+    sizes = sizes_of(inspect_materialized_model(str(folder), folder, "local-path"))
+    model = build_skeleton(folder, torch.bfloat16, torch.device("cpu"), "causal-lm")
+    structure = decoder_structure(model)
+    recipes = recipes_for(model, CheckpointIndex.of(folder))
+    layers, experts = [], []
+    for number, group in enumerate(structure.expert_groups):
+        form = StoredForm.of(LayerLayout.of(f"{structure.path}.{number}", recipes.values()))
+        assert form is not None
+        layers.append(sum(slot.size_bytes for slot in form.layout.slots))
+        path = f"{group.path}." if group is not None else "no experts"
+        own = [slot.size_bytes for slot in form.layout.slots if slot.name.startswith(path)]
+        experts.append(sum(own))
+    assert sizes.held_layers == sizes.stored_layer_bytes == tuple(layers)
+    assert (sizes.held_experts or (0,) * len(layers)) == tuple(experts)
+    assert sum(layers) < 0.85 * sum(sizes.layer_bytes)
 
 
 def test_a_gguf_is_planned_as_it_runs(smollm_gguf: Path, converted_smollm: Path) -> None:

@@ -128,7 +128,7 @@ def test_the_layers_that_are_asked_for_are_obeyed_exactly(
         ),
         (
             {"offload_gpu_layers": 0, "offload_cpu_layers": 0, "cpu_memory_budget": "500MiB"},
-            ("buffers for 2 layers on the way 0.8 GiB", "Raise cpu_memory_budget"),
+            ("buffers for 2 layers on the way 832 MiB", "Raise cpu_memory_budget"),
         ),
     ],
 )
@@ -184,7 +184,7 @@ def test_six_gigabytes_run_within_one(
 
     too_long = plan(six_gigabytes, machine, cpu_memory_budget="1GiB", kv_cache_strategy="resident")
     assert not too_long.is_executable()
-    for part in ("buffers for 2 layers", "the KV cache of 4,096 tokens 0.4 GiB", "are missing"):
+    for part in ("buffers for 2 layers", "the KV cache of 4,096 tokens 448 MiB", "are missing"):
         assert part in too_long.reason
 
 
@@ -238,10 +238,11 @@ def test_a_mixture_whose_experts_are_not_surely_stacked_streams_whole_layers(
     assert "moe-routing" not in made.specialization_pass_ids
 
 
-def test_a_quantized_checkpoint_counts_as_what_it_is_expanded_to(
+def test_a_quantized_checkpoint_that_only_transformers_expands_counts_as_expanded(
     plan: Any, large_model: ResolvedModel, server: Machine
 ) -> None:
     assert large_model.weights is not None
+    # Nothing says that its tensors have scales that they move with.
     halved = tuple(size // 2 for size in large_model.weights.layer_bytes)
     weights = replace(large_model.weights, dtype="float8_e4m3fn", layer_bytes=halved)
     stored = replace(large_model, weights=weights, quantization=Quantization("fp8"))
@@ -322,9 +323,6 @@ def test_an_image_model_runs_its_text_part_with_the_native_backend_only(
     assert "multimodal-shell" in made.specialization_pass_ids
     generic = plan(images, backend="transformers-generic")
     assert "runs models of kind causal-lm; this one is image-text-to-text" in generic.reason
-    assert "text part of a model only" in plan(images, multimodal=True).details[0] + (
-        plan(images, multimodal=True, backend="optimized-native").reason
-    )
 
 
 def test_a_metal_device_that_holds_the_model_runs_it_with_transformers(

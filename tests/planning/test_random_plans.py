@@ -15,6 +15,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from ollm_widgets.errors import OllmError
+from ollm_widgets.models.quantization import Quantization
 from ollm_widgets.models.resolved import ResolvedModel
 from ollm_widgets.models.shape import ModelShape, WeightInventory
 from ollm_widgets.planning.config import RuntimeConfig
@@ -111,6 +112,18 @@ def model_for(chance: Random, base: ResolvedModel, *, known: bool = False) -> Re
     embedding = 32_000 * hidden
     stored = chance.choice([1, 2, 2, 2, 4])
     total = sum(each) + embedding * (1 if tied else 2)
+    quantized: dict[str, tuple[int, ...]] = {}
+    if stored == 1 and turn < 99:
+        # All but the norms, with a scale to each block.
+        quantized = {
+            f"quantized_{name}": tuple(count - count // part for count in counts)
+            for name, counts, part in (
+                ("bytes", each, 50),
+                ("parameters", each, 50),
+                ("expert_bytes", in_experts, 60),
+                ("expert_parameters", in_experts, 60),
+            )
+        }
     weights = WeightInventory(
         total_bytes=stored * total,
         parameters=total,
@@ -124,6 +137,7 @@ def model_for(chance: Random, base: ResolvedModel, *, known: bool = False) -> Re
         files=("model.safetensors",),
         expert_bytes=tuple(stored * count for count in in_experts),
         expert_parameters=in_experts,
+        **quantized,
     )
     model = replace(
         base,
@@ -131,6 +145,7 @@ def model_for(chance: Random, base: ResolvedModel, *, known: bool = False) -> Re
         capabilities=profile,
         shape=shape,
         weights=weights,
+        quantization=Quantization("fp8") if quantized else None,
     )
     missing = 0 if known else chance.randint(0, 19)
     if missing == 1:

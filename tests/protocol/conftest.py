@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from tests.hub.fixtures import hub
+from tests.notebook.conftest import bare_kernel
 from tests.session.tiny import (
     copy_model,
     loader,
@@ -11,6 +12,7 @@ from tests.session.tiny import (
 )
 
 __all__ = [
+    "bare_kernel",
     "copy_model",
     "hub",
     "loader",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import TracebackType
 from typing import Any
 
 from ollm_widgets import Session
 from ollm_widgets.protocol.inbox import Inbox
 from ollm_widgets.protocol.outbox import Outbox
+from ollm_widgets.session.parts import PARTS, Part
 
 PATIENCE_S = 15.0
 Message = dict[str, Any]
@@ -20,12 +21,12 @@ Message = dict[str, Any]
 class Page:
     """Both ends of the connection of one view, with a wire of strict JSON between them."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, draws: Collection[Part] = PARTS) -> None:
         self.messages: list[Message] = []
         self.published: list[Message] = []
         self._news = threading.Condition()
         self._asked = 0
-        self.outbox = Outbox(session, self.take, self._publish)
+        self.outbox = Outbox(session, self.take, self._publish, draws)
         self.inbox = Inbox(session, self.outbox)
 
     def __enter__(self) -> Page:

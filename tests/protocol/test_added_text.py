@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollm_widgets.protocol.outbox import added_text
-from ollm_widgets.protocol.snapshot import ChatView, Turn
+from ollm_widgets.protocol.talk import ChatView, Turn
 
 
 def chat(*texts: str, state: str = "streaming", **changes: Any) -> ChatView:

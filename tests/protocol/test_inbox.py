@@ -119,6 +119,13 @@ BODIES = {
     "send": {"text": ANY_TEXT},
     "retry": {"turn": ANY_TEXT},
     "edit-turn": {"turn": ANY_TEXT, "text": ANY_TEXT},
+    "show": {"turn": ANY_TEXT},
+    "instruct": {"text": ANY_TEXT},
+    "sample": {"field": st.sampled_from(["temperature", "stop", "stream"]), "value": ANY_TEXT},
+    "sampling-preset": {"preset": st.sampled_from(["exact", "creative", "none"])},
+    "attach": {"upload": ANY_TEXT, "name": ANY_TEXT, "last": st.booleans()},
+    "detach": {"attachment": ANY_TEXT},
+    "export": {"form": st.sampled_from(["markdown", "python", "html"])},
 }
 
 
@@ -203,6 +210,12 @@ def test_a_command_with_a_value_of_another_kind_is_refused(
         ("retry", "turn", 128),
         ("edit-turn", "turn", 128),
         ("edit-turn", "text", 1_000_000),
+        ("show", "turn", 128),
+        ("instruct", "text", 1_000_000),
+        ("sample", "value", 4_096),
+        ("attach", "upload", 128),
+        ("attach", "name", 1_024),
+        ("detach", "attachment", 128),
     ],
 )
 def test_text_beyond_its_limit_is_refused_and_up_to_it_is_not(
@@ -270,7 +283,7 @@ def test_a_whole_visit_by_commands_alone(session: Session, copy_model: CopyModel
         page.until(lambda: "offload_cpu_layers=1" in page.drawn["plan"]["code"])
         page.ask("place", gpu_layers="", ram_layers="", settled=True)
         page.until(lambda: "offload_cpu_layers" not in page.drawn["plan"]["code"])
-        page.ask("load")
+        page.ask("load", anyway=False)
         page.until(lambda: page.drawn["loading"]["state"] == "loaded")
         page.until(lambda: [item["state"] for item in page.drawn["memory"]["items"]] == ["idle"])
         runtime = page.drawn["memory"]["items"][0]["id"]
@@ -286,23 +299,65 @@ def test_a_whole_visit_by_commands_alone(session: Session, copy_model: CopyModel
         page.until(answered)
         question, answer = (turn["id"] for turn in page.drawn["chat"]["turns"])
         assert page.ask("retry", turn=answer)["kind"] == "ack"
-        page.until(lambda: answered() and page.drawn["chat"]["turns"][0]["id"] != question)
-        question = page.drawn["chat"]["turns"][0]["id"]
+        page.until(lambda: answered() and page.drawn["chat"]["turns"][1]["id"] != answer)
+        assert page.drawn["chat"]["turns"][1]["versions"][0] == answer
+        assert page.ask("show", turn=answer)["kind"] == "ack"
+        page.until(lambda: page.drawn["chat"]["turns"][1]["id"] == answer)
+        assert page.ask("instruct", text="w9")["kind"] == "ack"
+        assert page.ask("sample", field="max_new_tokens", value="3")["kind"] == "ack"
+        page.until(lambda: page.drawn["chat"]["instructions"]["text"] == "w9")
+        exported = page.ask("export", form="markdown")
+        assert exported["text"] == session.conversation.to_markdown()
+        assert "## Instructions\n\nw9" in exported["text"]
         assert page.ask("edit-turn", turn=question, text="w4")["kind"] == "ack"
         page.until(lambda: answered() and page.drawn["chat"]["turns"][0]["text"] == "w4")
         assert page.ask("stop")["kind"] == "ack"
         page.ask("clear")
         page.until(lambda: not page.drawn["chat"]["turns"])
         assert page.ask("cancel")["kind"] == "ack"
-        assert page.ask("unload", runtime=runtime)["kind"] == "ack"
+        assert page.ask("unload", runtime=runtime, force=False)["kind"] == "ack"
         page.until(lambda: not page.drawn["memory"]["items"])
         assert not page.drawn["chat"]["can_send"]
+
+
+def attach(page: Page, pieces: list[Any], name: str = "notes.txt") -> Message:
+    """Send a file as a page does, each piece beside its command; gives the last reply."""
+    for index, buffers in enumerate(pieces):
+        body = {"upload": "u", "name": name, "last": index == len(pieces) - 1}
+        command = {"v": 1, "id": f"piece-{index}", "name": "attach", "body": body}
+        page.inbox.receive(command, buffers)
+    page.until(lambda: page.replies(f"piece-{len(pieces) - 1}"))
+    return page.replies(f"piece-{len(pieces) - 1}")[-1]
+
+
+def test_a_file_comes_as_buffers_and_can_be_put_away(page: Page, session: Session) -> None:
+    page.ask("hello")
+    assert attach(page, [[b"one "], [memoryview(b"two")]])["kind"] == "ack"
+    page.until(lambda: page.drawn["chat"]["tray"]["items"])
+    (item,) = page.drawn["chat"]["tray"]["items"]
+    assert (item["name"], item["size"]) == ("notes.txt", "7 B")
+    assert session.conversation.tray.items[0].text == "one two"
+    assert page.ask("detach", attachment=item["id"])["kind"] == "ack"
+    page.until(lambda: not page.drawn["chat"]["tray"]["items"])
+
+
+@pytest.mark.parametrize("buffers", [None, [], [b"a", b"b"], [b"x" * (4 * 1024**2 + 1)]])
+def test_a_file_without_its_bytes_or_with_too_many_is_refused(
+    page: Page, session: Session, buffers: Any
+) -> None:
+    reply = attach(page, [buffers])
+    assert reply["body"]["code"] == "bad-message"
+    assert session.conversation.tray.items == ()
 
 
 @pytest.mark.parametrize(
     ("name", "body", "code"),
     [
-        ("load", {}, "bad-config"),
+        ("show", {"turn": "turn-1"}, "bad-config"),
+        ("load", {"anyway": False}, "bad-config"),
+        ("reload", {}, "runtime-closed"),
+        ("demote", {"runtime": "nothing"}, "runtime-closed"),
+        ("ask", {"holder": "1"}, "runtime-closed"),
         ("edit", {"field": "backend", "value": ""}, "bad-config"),
         ("place", {"gpu_layers": "1", "ram_layers": "", "settled": True}, "bad-config"),
         ("preset", {"preset": "fastest"}, "bad-config"),
@@ -311,7 +366,7 @@ def test_a_whole_visit_by_commands_alone(session: Session, copy_model: CopyModel
         ("send", {"text": "w3"}, "runtime-closed"),
         ("retry", {"turn": "turn-1"}, "runtime-closed"),
         ("use", {"runtime": "nothing"}, "runtime-closed"),
-        ("unload", {"runtime": "loading:tiny"}, "runtime-closed"),
+        ("unload", {"runtime": "loading:tiny", "force": True}, "runtime-closed"),
         ("pin", {"runtime": "nothing", "pinned": True}, "runtime-closed"),
     ],
 )

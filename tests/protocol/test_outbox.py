@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 from typing import Any
 
@@ -72,7 +73,7 @@ def test_events_are_numbered_without_a_gap_and_add_up_to_the_snapshot(
         second.ask("hello")
         first.ask("choose", reference=copy_model("tiny"))
         until(session, lambda: session.plan is not None)
-        first.ask("load")
+        first.ask("load", anyway=False)
         until(session, lambda: session.loading.state == "loaded")
         for text in ("w3 w4", "w5"):
             assert second.ask("send", text=text)["kind"] == "ack"
@@ -90,6 +91,7 @@ def test_every_published_snapshot_can_be_drawn_on_from(
     session: Session, copy_model: CopyModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ollm_widgets.protocol.outbox.SNAPSHOT_S", 0.0)
+    monkeypatch.setattr("ollm_widgets.protocol.outbox.SNAPSHOT_BYTES_PER_S", math.inf)
     load(session, copy_model("tiny"))
     with Page(session) as page:
         page.ask("hello")
@@ -109,6 +111,7 @@ def test_text_that_comes_between_an_event_and_the_snapshot_is_not_sent_twice(
 ) -> None:
     """A snapshot falls due while text that was not sent yet waits for the next batch."""
     monkeypatch.setattr("ollm_widgets.protocol.outbox.SNAPSHOT_S", 0.0)
+    monkeypatch.setattr("ollm_widgets.protocol.outbox.SNAPSHOT_BYTES_PER_S", math.inf)
     load(session, copy_model("tiny"))
     with TokenGate(session.runtime) as gate, Page(session) as page:
         send = page.take
@@ -193,7 +196,7 @@ def test_events_of_a_job_carry_its_id(session: Session, copy_model: CopyModel) -
         chosen = page.ask("choose", reference=copy_model("tiny"))["job"]
         page.until(lambda: page.drawn["plan"] and page.drawn["plan"]["executable"])
         assert chosen in {event["job"] for event in page.events("plan")}
-        loaded = page.ask("load")["job"]
+        loaded = page.ask("load", anyway=False)["job"]
         page.until(lambda: page.drawn["loading"]["state"] == "loaded")
         loading = [one for one in page.events("loading") if one["body"]["state"] != "idle"]
         assert {event["job"] for event in loading} == {loaded}
@@ -214,7 +217,7 @@ def test_replies_do_not_wait_for_the_work(session: Session, copy_model: CopyMode
             "message": "message: an answer is still running.",
             "hint": "Stop it first.",
         }
-        assert page.ask("stop") == {"v": 1, "kind": "ack", "id": "page-4", "job": None}
+        assert page.ask("stop") == {"v": 1, "kind": "ack", "id": "page-4", "job": None, "text": ""}
     settled(session)
 
 

@@ -40,7 +40,7 @@ def bar(session: Session, place: str) -> MemoryBar:
 
 
 def edit(session: Session, name: str, value: str) -> None:
-    session.edit(name, value)
+    session.desk.edit(name, value)
     planned(session)
 
 
@@ -142,9 +142,9 @@ def test_every_choice_that_is_not_disabled_can_be_made(
         for choice in one.choices:
             if choice.disabled:
                 continue
-            session.edit(one.name, choice.value)
-            assert not session.edit_errors, (one.name, choice.value)
-            session.edit(one.name, "")
+            session.desk.edit(one.name, choice.value)
+            assert not session.desk.errors, (one.name, choice.value)
+            session.desk.edit(one.name, "")
 
 
 def test_a_value_that_is_there_can_always_be_taken_back(
@@ -251,17 +251,17 @@ def test_a_drag_is_drawn_while_it_goes_on_and_is_one_step(
 ) -> None:
     choose(session, copy_model("tiny"))
     for layers in ("1", "0", "1"):
-        session.place("", layers, settled=False)
+        session.desk.place("", layers, settled=False)
         planned(session)
         view = shown(session)
         assert view.layers is not None
         assert view.layers.ram_layers == int(layers)
         assert view.layers.chosen_ram == layers
         assert not view.planning
-    session.place("", "1", settled=True)
+    session.desk.place("", "1", settled=True)
     planned(session)
     assert shown(session).can_undo
-    session.undo()
+    session.desk.undo()
     planned(session)
     assert not shown(session).can_undo
     assert field(session, "offload_cpu_layers").value == ""
@@ -278,8 +278,8 @@ def test_a_burst_of_moves_is_planned_once_or_twice(
     )
     # The desk is busy with something else while the moves come.
     with session.lock:
-        jobs = {session.place("", str(number % 2), settled=False) for number in range(50)}
-    session.place("", "1", settled=True)
+        jobs = {session.desk.place("", str(number % 2), settled=False) for number in range(50)}
+    session.desk.place("", "1", settled=True)
     planned(session)
     assert len(plans) <= 3
     assert len(jobs) <= 2
@@ -290,13 +290,13 @@ def test_after_an_edit_the_page_hears_what_it_changed_and_why(
 ) -> None:
     choose(session, copy_model("tiny"))
     assert shown(session).changes == ()
-    session.place("", "1", settled=True)
+    session.desk.place("", "1", settled=True)
     planned(session)
     changes = {change.term: change for change in shown(session).changes}
     assert changes["Layers in RAM"].before == "automatic"
     assert changes["Layers in RAM"].after == "1"
     assert "on disk" in changes["Layers"].after
-    session.undo()
+    session.desk.undo()
     planned(session)
     changes = {change.term: change for change in shown(session).changes}
     assert changes["Layers in RAM"].after == "automatic"
@@ -307,7 +307,7 @@ def test_a_drag_is_compared_with_the_plan_before_it(
 ) -> None:
     choose(session, copy_model("tiny"))
     for layers, settled in (("1", False), ("0", False), ("0", True)):
-        session.place("", layers, settled=settled)
+        session.desk.place("", layers, settled=settled)
         planned(session)
     changes = {change.term: change for change in shown(session).changes}
     assert changes["Layers in RAM"].before == "automatic"
@@ -329,7 +329,7 @@ def test_a_plan_that_cannot_be_made_can_be_taken_back(
     choose(session, reference)
     edit(session, "context_tokens", "64")
     shutil.rmtree(reference.removeprefix("path:"))
-    session.edit("context_tokens", "32")
+    session.desk.edit("context_tokens", "32")
     until(session, lambda: not shown(session).planning)
     assert shown(session).can_undo
 

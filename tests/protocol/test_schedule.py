@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 from collections.abc import Callable
 
 import pytest
 
-from ollm_widgets import GenerationConfig, RuntimeManager, Session
+from ollm_widgets import GenerationConfig, RuntimeClosedError, RuntimeManager, Session
 from tests.protocol.page import Page
 from tests.session.gates import GatedLoader
 from tests.session.tiny import CopyModel
@@ -34,10 +35,13 @@ def commands(page: Page, random: random.Random, references: list[str]) -> list[C
         ),
         lambda: page.tell("preset", preset=random.choice(["fastest", "small-machine"])),
         lambda: page.tell(random.choice(["undo", "redo"])),
-        lambda: page.tell("load"),
-        lambda: page.tell("load"),
+        lambda: page.tell("load", anyway=False),
+        lambda: page.tell("load", anyway=random.random() < 0.2),
+        lambda: page.tell("reload"),
         lambda: page.tell("cancel"),
-        lambda: page.tell("unload", runtime=runtime),
+        lambda: page.tell("unload", runtime=runtime, force=random.random() < 0.5),
+        lambda: page.tell("demote", runtime=runtime),
+        lambda: page.tell("ask", holder="1"),
         lambda: page.tell("pin", runtime=runtime, pinned=random.random() < 0.3),
         lambda: page.tell("use", runtime=runtime),
         lambda: page.tell("send", text="w3 w4"),
@@ -45,6 +49,8 @@ def commands(page: Page, random: random.Random, references: list[str]) -> list[C
         lambda: page.tell("stop"),
         lambda: page.tell("retry", turn=turn),
         lambda: page.tell("edit-turn", turn=turn, text="w5"),
+        lambda: page.tell("show", turn=turn),
+        lambda: page.tell("sample", field="max_new_tokens", value=random.choice(["", "20"])),
         lambda: page.tell("clear"),
     ]
 
@@ -86,7 +92,8 @@ def test_hands_at_several_pages_never_wait_for_each_other_for_good(
         for session in sessions:
             settled(session)
             for resident in manager.residents():
-                manager.unpin(resident.id)
+                with contextlib.suppress(RuntimeClosedError):  # it may be about to leave
+                    manager.unpin(resident.id)
 
         # All is still alive: each session can load and get an answer, and its pages agree.
         for session in sessions:

@@ -37,7 +37,7 @@ def test_the_token_is_in_no_message_snapshot_log_or_representation(
         page.until(lambda: page.drawn["plan"] and page.drawn["plan"]["reason"])
         if reference == "org/open":
             page.until(lambda: page.drawn["loading"]["can_load"])
-            page.ask("load")
+            page.ask("load", anyway=False)
             page.until(lambda: page.drawn["loading"]["state"] == "loaded")
         told = json.dumps([page.messages, page.published])
         assert session.plan is not None

@@ -33,7 +33,7 @@ def test_a_snapshot_is_what_the_schema_says_at_every_stage(
     session.send("w3")
     settled(session)
     check()
-    session.edit("context_tokens", "many")
+    session.desk.edit("context_tokens", "many")
     check()
 
 

@@ -119,3 +119,20 @@ def test_whatever_a_model_is_called_markdown_holds_no_html(name: str) -> None:
     markdown = Pebble(name).to_markdown()
     assert "<" not in markdown
     assert ">" not in markdown
+
+
+def test_lines_of_an_answer_stay_lines() -> None:
+    @dataclass(frozen=True, slots=True)
+    class Poem(Renderable):
+        def card(self) -> Card:
+            return Card("poem", rows=(Row("said", "one\n\n  two \x1b[31m\nthree"), Row("by", "me")))
+
+    assert Poem().to_text().splitlines() == [
+        "poem",
+        "  said  one",
+        "",
+        "          two [31m",
+        "        three",
+        "  by    me",
+    ]
+    assert '<dd class="oc-neutral oc-lines">one\n\n  two' in Poem().to_html()

@@ -292,6 +292,30 @@ def test_libraries_are_those_that_this_package_states() -> None:
     assert "hypothesis" not in found
 
 
+@pytest.mark.parametrize(
+    ("installed", "said"),
+    [
+        ("2.60.0", r"2\.60\.0, fits >=2\.60,<3"),
+        ("1.13.0", r"1\.13\.0, >=2\.60,<3 is needed"),
+        (
+            "",
+            r"not installed; pip install 'ollm-widgets\[cluster\]' is for models on other machines",
+        ),
+    ],
+)
+def test_ray_is_named_though_it_is_needed_for_other_machines_only(
+    installed: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(libraries_room, "installed_version", lambda _name: installed)
+    ray = next(each for each in libraries() if each.name == "ray")
+    facts = replace(WELL, libraries=(ray,))
+    (row,) = [
+        each for each in DoctorReport(facts, MachineProfile(), ()).card().rows if each.term == "ray"
+    ]
+    assert re.fullmatch(said, row.text)
+    assert bool(problems_of(facts)) == (installed == "1.13.0")
+
+
 def test_a_source_tree_that_was_never_installed_still_shows_what_it_needs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -416,12 +440,13 @@ def test_a_report_is_json_for_those_who_are_asked_for_it(folder: Path) -> None:
     assert document["facts"]["folders"][0]["path"] == str(folder)
 
 
-def test_the_page_code_of_every_widget_is_looked_for() -> None:
-    static = Path(ollm_widgets.__file__).parent / "static"
-    widgets = {"workbench", "chat", "plan-editor", "load-panel", "model-picker"}
-    gone = {name for name in widgets if not (static / f"{name}.js").is_file()}
-    assert gone <= set(missing_bundles())
-    assert not (widgets - gone) & set(missing_bundles())
+def test_the_page_code_of_every_widget_is_looked_for_and_of_nothing_else() -> None:
+    package = Path(ollm_widgets.__file__).parent
+    pages = Path(__file__).parents[2] / "js" / "src" / "widgets"
+    widgets = {page.stem for page in pages.glob("*.tsx")}
+    assert "workbench" in widgets
+    gone = {name for name in widgets if not (package / "static" / f"{name}.js").is_file()}
+    assert set(missing_bundles()) == gone
 
 
 WITHOUT = """

@@ -451,6 +451,19 @@ def test_a_trace_shows_each_pass_of_a_request_and_where_its_time_went(
     assert not engine_of(streamed).tracing
 
 
+def test_a_trace_within_a_trace_is_refused_and_the_first_one_goes_on(
+    streamed: LoadedRuntime,
+) -> None:
+    with streamed.trace() as trace:
+        with pytest.raises(ConfigError, match="traced already"), streamed.trace():
+            pass
+        streamed.generate(PROMPT.input_ids, SHORT)
+    assert len(trace.passes) == NEW
+    with streamed.trace() as again:
+        streamed.generate(PROMPT.input_ids, SHORT)
+    assert len(again.passes) == NEW
+
+
 def test_an_empty_trace_shows_itself(streamed: LoadedRuntime) -> None:
     with streamed.trace() as trace:
         pass

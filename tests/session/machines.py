@@ -10,7 +10,7 @@ from ollm_widgets import Session
 from ollm_widgets.planning import selector
 from ollm_widgets.planning.devices import Device, probe_machine
 from ollm_widgets.planning.profile.bandwidth import Bandwidth
-from ollm_widgets.session import session as session_module
+from ollm_widgets.session import desk
 
 SPEEDS = Bandwidth(
     read_bytes_per_s=4e11,
@@ -29,5 +29,5 @@ def on_gpus(session: Session, monkeypatch: pytest.MonkeyPatch, *free_bytes: int)
     )
     machine = replace(probe_machine(), accelerators=gpus)
     monkeypatch.setattr(selector, "probe_machine", lambda: machine)
-    monkeypatch.setattr(session_module, "probe_machine", lambda: machine)
+    monkeypatch.setattr(desk, "probe_machine", lambda: machine)
     monkeypatch.setattr(session.manager.loader.selector, "measure", lambda _device: SPEEDS)

@@ -103,6 +103,19 @@ def test_beginning_anew_forgets_the_last_load(clock: Clock) -> None:
     assert loading.active
 
 
+def test_the_wait_for_room_is_told_apart_from_the_load(clock: Clock) -> None:
+    loading = Loading()
+    loading.begin("tiny")
+    clock.now += 1
+    loading.report(LoadProgress("Wait for room", 0, 0))
+    clock.now += 40
+    assert loading.waited_s == 0
+    loading.report(LoadProgress("Read weights", 0, 10))
+    clock.now += 3
+    loading.end("loaded")
+    assert (loading.waited_s, loading.seconds) == (41, 44)
+
+
 @given(
     st.lists(
         st.tuples(st.sampled_from("abc"), st.integers(0, 10**9), st.integers(0, 10**9)), max_size=30

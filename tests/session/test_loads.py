@@ -96,10 +96,11 @@ def test_cancelling_nothing_changes_nothing(session: Session, copy_model: CopyMo
 def test_a_load_that_fails_says_why_and_the_next_one_works(
     session: Session, loader: GatedLoader, copy_model: CopyModel, failure: Exception
 ) -> None:
-    loader.failures = [failure]
+    loader.failures = [failure] * 2  # whichever backend tries
     choose(session, copy_model("tiny"))
     session.load()
     until(session, lambda: session.loading.state == "failed")
+    loader.failures.clear()
     shown = view_loading(session)
     assert shown.problem is not None
     assert str(failure).split(" Mend")[0] in shown.problem.message
@@ -128,14 +129,15 @@ def test_unloading_gives_the_model_back_and_says_what_to_do_next(
     session: Session, copy_model: CopyModel
 ) -> None:
     runtime_id = load(session, copy_model("tiny"))
-    session.unload(runtime_id)
+    session.keeping.unload(runtime_id)
     until(session, lambda: session.runtime_id is None)
     assert session.loading.state == "idle"
-    assert view_chat(session).hint == "Load a model to talk to it."
-    with pytest.raises(RuntimeClosedError, match="Press Load first"):
+    shown = view_chat(session)
+    assert (shown.gone, shown.can_reload) == ("tiny was unloaded.", True)
+    with pytest.raises(RuntimeClosedError, match="Press Load again"):
         session.send("w3")
     with pytest.raises(RuntimeClosedError, match="no longer in memory"):
-        session.unload(runtime_id)
+        session.keeping.unload(runtime_id)
     load(session, copy_model("tiny"))
 
 
@@ -146,7 +148,7 @@ def test_while_a_busy_model_is_waited_for_the_plan_still_follows(
     session = Session(manager)
     runtime_id = load(session, copy_model("a"))
     with manager.borrow(runtime_id):
-        session.unload(runtime_id)
+        session.keeping.unload(runtime_id)
         choose(session, copy_model("b"))
         assert manager.get(runtime_id) is not None
     until(session, lambda: session.runtime_id is None)
@@ -158,11 +160,14 @@ def test_a_model_that_stays_busy_is_not_unloaded_and_the_error_says_so(
 ) -> None:
     runtime_id = load(session, copy_model("tiny"))
     with session.manager.borrow(runtime_id):
-        session.unload(runtime_id)
-        until(session, lambda: session.loading.error is not None)
-        assert isinstance(session.loading.error, RuntimeBusyError)
+        session.keeping.unload(runtime_id)
+        until(session, lambda: session.keeping.problem is not None)
+        assert isinstance(session.keeping.problem, RuntimeBusyError)
+        problem = view_memory(session).problem
+        assert problem is not None
+        assert "busy" in problem.message
         assert view_chat(session).can_send
-    session.unload(runtime_id)
+    session.keeping.unload(runtime_id)
     until(session, lambda: session.runtime_id is None)
 
 
@@ -174,8 +179,8 @@ def test_an_unload_that_fails_does_not_end_a_load_that_runs(
         begin_held_load(session, loader, copy_model("b"))
         states: set[str] = set()
         session.watch(lambda _part, _job: states.add(session.loading.state))
-        session.unload(busy)
-        until(session, lambda: view_loading(session).problem is not None)
+        session.keeping.unload(busy)
+        until(session, lambda: session.keeping.problem is not None)
     loader.open()
     until(session, lambda: session.loading.state == "loaded")
     assert states == {"loading", "loaded"}
@@ -188,12 +193,12 @@ def test_another_runtime_can_be_used_with_its_config_and_plan(
     first = load(session, copy_model("a"))
     second = load(session, copy_model("b"))
     assert session.runtime_id == second
-    session.edit("context_tokens", "many")
+    session.desk.edit("context_tokens", "many")
     session.use(first)
     assert session.runtime is not None
     assert session.runtime.name == "a"
     assert session.plan is session.runtime.plan
-    assert not session.edit_errors
+    assert not session.desk.errors
     assert [item.current for item in view_memory(session).items] == [
         item.id == first for item in view_memory(session).items
     ]
@@ -204,10 +209,10 @@ def test_another_runtime_can_be_used_with_its_config_and_plan(
 def test_a_pinned_runtime_shows_it(session: Session, copy_model: CopyModel) -> None:
     runtime_id = load(session, copy_model("tiny"))
     for pinned in (True, False):
-        session.pin(runtime_id, pinned)
+        session.keeping.pin(runtime_id, pinned)
         assert view_memory(session).items[0].pinned is pinned
     with pytest.raises(RuntimeClosedError, match="No runtime 'nothing'"):
-        session.pin("nothing", True)
+        session.keeping.pin("nothing", True)
 
 
 def test_a_runtime_evicted_by_another_user_can_no_longer_be_talked_to(
@@ -220,11 +225,11 @@ def test_a_runtime_evicted_by_another_user_can_no_longer_be_talked_to(
     until(session, lambda: session.runtime_id is None)
     shown = view_chat(session)
     assert not shown.can_send
-    assert shown.hint == "Load a model to talk to it."
+    assert shown.gone.startswith("a left memory")
     assert session.loading.state == "idle"
     with pytest.raises(RuntimeClosedError) as caught:
         session.send("w3")
-    assert caught.value.hint == "Press Load first."
+    assert caught.value.hint == "Press Load again."
     load(session, copy_model("a"))
     session.close()
     manager.unload_all()
@@ -317,7 +322,7 @@ def test_what_cannot_run_gives_one_reason_and_the_next_choice_works(
     damage(Path(reference.removeprefix("path:")))
     choose(session, reference)
     for name, value in edits.items():
-        session.edit(name, value)
+        session.desk.edit(name, value)
     until(session, lambda: session.plan is not None and session.plan.config == session.config)
     shown = view_plan(session)
     assert shown is not None

@@ -20,7 +20,7 @@ def field(session: Session, name: str) -> Field:
 
 def edit(session: Session, name: str, value: str) -> None:
     """Edit, and wait for the plan of the config as it is then."""
-    session.edit(name, value)
+    session.desk.edit(name, value)
     until(session, lambda: session.plan is not None and session.plan.config == session.config)
 
 
@@ -31,7 +31,7 @@ def test_before_a_choice_there_is_nothing_to_plan_edit_or_load(session: Session)
     with pytest.raises(ConfigError, match="Pick a model first"):
         session.load()
     with pytest.raises(ConfigError, match="Pick a model first"):
-        session.edit("context_tokens", "64")
+        session.desk.edit("context_tokens", "64")
 
 
 def test_choosing_a_model_plans_it(session: Session, copy_model: CopyModel) -> None:
@@ -84,7 +84,7 @@ def test_a_wrong_value_stays_beside_its_error_and_the_last_good_plan_stays(
 ) -> None:
     choose(session, copy_model("tiny"))
     edit(session, "context_tokens", "64")
-    session.edit("context_tokens", "many")
+    session.desk.edit("context_tokens", "many")
     shown = field(session, "context_tokens")
     assert shown.value == "many"
     assert shown.error == "'many' is no count. Type a whole number."
@@ -104,7 +104,7 @@ def test_a_wrong_value_stays_while_another_field_is_edited(
     session: Session, copy_model: CopyModel
 ) -> None:
     choose(session, copy_model("tiny"))
-    session.edit("context_tokens", "many")
+    session.desk.edit("context_tokens", "many")
     edit(session, "kv_cache_strategy", "resident")
     assert field(session, "context_tokens").value == "many"
     assert field(session, "context_tokens").error
@@ -119,7 +119,7 @@ def test_a_value_that_another_field_ruled_out_applies_once_that_field_is_mended(
 ) -> None:
     choose(session, copy_model("tiny"))
     edit(session, "kv_cache_window_tokens", "32")
-    session.edit("kv_cache_strategy", "resident")
+    session.desk.edit("kv_cache_strategy", "resident")
     assert "Leave the window empty" in field(session, "kv_cache_strategy").error
     edit(session, "kv_cache_window_tokens", "")
     assert field(session, "kv_cache_strategy").value == "resident"
@@ -132,10 +132,10 @@ def test_choosing_another_model_forgets_edits_and_their_errors(
     session: Session, copy_model: CopyModel
 ) -> None:
     choose(session, copy_model("a"))
-    session.edit("context_tokens", "many")
+    session.desk.edit("context_tokens", "many")
     choose(session, copy_model("b"))
-    assert not session.edits
-    assert not session.edit_errors
+    assert not session.desk.edits
+    assert not session.desk.errors
     assert session.config == RuntimeConfig(copy_model("b"))
 
 
@@ -158,7 +158,7 @@ def test_while_a_new_choice_is_planned_the_reason_of_the_last_one_is_gone(
     assert shown is not None
     assert shown.headline == "No plan"
     seen: list[str] = []
-    session.watch(lambda part, _job: seen.append(session.plan_problem) if part == "plan" else None)
+    session.watch(lambda part, _job: seen.append(session.desk.problem) if part == "plan" else None)
     choose(session, copy_model("b"))
     assert set(seen) == {""}
     assert session.plan is not None

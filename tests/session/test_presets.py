@@ -22,7 +22,7 @@ GIB = 1024**3
 
 
 def apply(session: Session, preset: str) -> None:
-    session.apply_preset(preset)
+    session.desk.apply_preset(preset)
     until(session, lambda: session.plan is not None and session.plan.config == session.config)
 
 
@@ -53,7 +53,7 @@ def test_a_preset_plans_what_runs_and_is_one_step(
     view = view_plan(session)
     assert view is not None
     assert [one.id for one in view.presets if one.active] == [preset]
-    session.undo()
+    session.desk.undo()
     assert session.config == before
 
 
@@ -61,7 +61,7 @@ def test_a_preset_takes_back_what_another_one_chose(
     session: Session, copy_model: CopyModel
 ) -> None:
     choose(session, copy_model("tiny"))
-    session.edit("kv_cache_window_tokens", "16")
+    session.desk.edit("kv_cache_window_tokens", "16")
     apply(session, "small-machine")
     apply(session, "fastest")
     assert session.config == RuntimeConfig(copy_model("tiny"), strategy_selector_profile="latency")
@@ -78,7 +78,7 @@ def test_a_preset_leaves_backend_device_dtype_and_lifecycle(
         "kv_cache_lifecycle": "persistent",
     }
     for field, value in chosen.items():
-        session.edit(field, value)
+        session.desk.edit(field, value)
     apply(session, "fastest")
     assert {name: getattr(session.config, name) for name in chosen} == chosen
 
@@ -109,9 +109,9 @@ def test_without_a_gpu_there_is_none_to_spare(session: Session, copy_model: Copy
     assert preset_obstacle(least, session.config, session.plan) == "this plan runs without a GPU."
     before = session.config
     with pytest.raises(ConfigError, match="without a GPU"):
-        session.apply_preset(least.id)
+        session.desk.apply_preset(least.id)
     assert session.config is before
-    assert not session.editing.can_undo
+    assert not session.desk.editing.can_undo
 
 
 def test_the_least_gpu_memory_is_less_than_any_other_preset_takes(
@@ -130,5 +130,5 @@ def test_the_least_gpu_memory_is_less_than_any_other_preset_takes(
 
 def test_an_unknown_preset_is_refused_with_the_known_ones(session: Session) -> None:
     with pytest.raises(ConfigError, match="'none' is unknown") as caught:
-        session.apply_preset("none")
+        session.desk.apply_preset("none")
     assert "fastest" in caught.value.hint

@@ -16,12 +16,12 @@ class WitnessedManager(RuntimeManager):
         super().__init__(loader)
         self.asked = threading.Semaphore(0)
 
-    def acquire(self, config, progress=None, cancel=None):  # type: ignore[no-untyped-def]
+    def acquire(self, config, progress=None, cancel=None, **options):  # type: ignore[no-untyped-def]
         def seen(record: object) -> None:
             self.asked.release()
             progress(record)
 
-        return super().acquire(config, seen if progress else None, cancel)
+        return super().acquire(config, seen if progress else None, cancel, **options)
 
 
 def test_a_reader_and_a_session_that_joins_a_load_do_not_wait_for_each_other(
@@ -35,8 +35,8 @@ def test_a_reader_and_a_session_that_joins_a_load_do_not_wait_for_each_other(
     first.load()
     assert manager.asked.acquire(timeout=PATIENCE_S)
 
-    # As a view does: it holds the session's lock, and then asks the manager. The progress so
-    # far is told to whoever joins a load while the manager's lock is held.
+    # As a view does: it holds the session's lock, and then asks the manager. Whoever joins a
+    # load is told the progress so far meanwhile, which must wait for neither.
     with ThreadPoolExecutor(1) as pool, late.lock:
         late.load()
         assert manager.asked.acquire(timeout=PATIENCE_S)
@@ -76,7 +76,7 @@ def test_what_one_session_unloads_is_gone_for_the_other(
     one, other = Session(manager), Session(manager)
     runtime_id = load(one, copy_model("tiny"))
     load(other, copy_model("tiny"))
-    one.unload(runtime_id)
+    one.keeping.unload(runtime_id)
     until(other, lambda: other.runtime_id is None)
     for session in (one, other):
         session.close()

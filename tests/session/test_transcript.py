@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ollm_widgets import ConfigError
+from ollm_widgets.session.attachments import Attachment
 from ollm_widgets.session.transcript import Transcript, Turn
 
 
@@ -17,7 +18,11 @@ def answered(transcript: Transcript, question: str, *pieces: str) -> Turn:
 
 
 def pairs(transcript: Transcript) -> list[tuple[str, str]]:
-    return [(message["role"], message["content"]) for message in transcript.messages()]
+    return [(one.role, one.text) for one in transcript.said()]
+
+
+def texts(transcript: Transcript) -> list[str]:
+    return [turn.text for turn in transcript.turns]
 
 
 def test_the_messages_are_the_exchanges_and_the_open_question() -> None:
@@ -48,61 +53,112 @@ def test_an_answer_that_failed_midway_is_left_out_with_its_question() -> None:
     assert pairs(transcript) == [("user", "two")]
 
 
-def test_asking_again_drops_the_answer_and_what_followed() -> None:
+def test_answering_again_keeps_the_question_and_adds_a_version_of_the_answer() -> None:
     transcript = Transcript()
     first = answered(transcript, "one", "a")
     answered(transcript, "two", "b")
-    assert transcript.question_before(first.id) == "one"
-    assert transcript.turns == []
+    again = transcript.answer_again(first.id)
+    assert texts(transcript) == ["one", ""]
+    assert pairs(transcript) == [("user", "one")]
+    assert transcript.versions(again) == (first.id, again.id)
+    assert transcript.versions(transcript.turns[0]) == (transcript.turns[0].id,)
 
 
-def test_editing_drops_the_question_and_what_followed() -> None:
+def test_asking_instead_adds_a_version_of_the_question_with_its_files() -> None:
     transcript = Transcript()
     answered(transcript, "one", "a")
+    file = Attachment("file-1", "notes.txt", "text", 3, "abc")
+    transcript.ask("two", (file,)).state = "done"
+    old = transcript.turns[2]
+    answered(transcript, "three", "c")
+    transcript.ask_instead(old.id, "other")
+    assert texts(transcript) == ["one", "a", "other", ""]
+    assert transcript.turns[2].attachments == (file,)
+    assert transcript.versions(transcript.turns[2]) == (old.id, transcript.turns[2].id)
+
+
+def test_a_version_comes_back_with_what_followed_it() -> None:
+    transcript = Transcript()
+    first = answered(transcript, "one", "a")
     answered(transcript, "two", "b")
-    transcript.drop_from(transcript.turns[2].id)
-    assert pairs(transcript) == [("user", "one"), ("assistant", "a")]
+    answered(transcript, "three", "c")
+    again = transcript.answer_again(first.id)
+    again.pieces, again.state = ["other a"], "done"
+    answered(transcript, "four", "d")
+    transcript.show(first.id)
+    assert texts(transcript) == ["one", "a", "two", "b", "three", "c"]
+    transcript.show(again.id)
+    assert texts(transcript) == ["one", "other a", "four", "d"]
 
 
-def test_an_id_is_not_given_twice() -> None:
+def test_a_turn_on_another_branch_is_shown_with_what_leads_to_it() -> None:
+    transcript = Transcript()
+    first = answered(transcript, "one", "a")
+    deep = answered(transcript, "two", "b")
+    transcript.answer_again(first.id).state = "done"
+    transcript.show(deep.id)
+    assert texts(transcript) == ["one", "a", "two", "b"]
+
+
+def test_the_context_is_that_of_what_is_shown() -> None:
+    transcript = Transcript()
+    first = answered(transcript, "one", "a")
+    first.context_tokens = 10
+    second = answered(transcript, "two", "b")
+    second.context_tokens = 30
+    transcript.answer_again(first.id)
+    assert transcript.context_tokens == 0
+    transcript.show(second.id)
+    assert transcript.context_tokens == 30
+
+
+def test_a_turn_that_is_not_shown_cannot_be_changed() -> None:
     transcript = Transcript()
     old = answered(transcript, "one", "a")
-    transcript.question_before(old.id)
-    answered(transcript, "one", "a")
+    transcript.answer_again(old.id)
     with pytest.raises(ConfigError, match="no turn of this conversation"):
-        transcript.question_before(old.id)
+        transcript.answer_again(old.id)
+    with pytest.raises(ConfigError, match="no turn of this conversation"):
+        transcript.show("turn-99")
 
 
 def test_a_turn_of_the_other_speaker_is_refused() -> None:
     transcript = Transcript()
     answer = answered(transcript, "one", "a")
     with pytest.raises(ConfigError, match="is no turn") as caught:
-        transcript.question_before(transcript.turns[0].id)
+        transcript.answer_again(transcript.turns[0].id)
     assert "another view" in caught.value.hint
     with pytest.raises(ConfigError):
-        transcript.drop_from(answer.id)
-    assert len(transcript.turns) == 2
+        transcript.ask_instead(answer.id, "two")
+    assert texts(transcript) == ["one", "a"]
 
 
 class Conversations(RuleBasedStateMachine):
-    """Any order of asking, answering, retrying and editing."""
+    """Any order of asking, answering, asking anew and showing versions."""
 
     @initialize()
     def begin(self) -> None:
         self.transcript = Transcript()
-        self.ids: set[str] = set()
+        self.said: dict[str, tuple[str, str | None]] = {}  # text, and what it follows
 
     def _open(self) -> bool:
         turns = self.transcript.turns
         return bool(turns) and turns[-1].state == "waiting"
 
+    def _note(self, *turns: Turn) -> None:
+        for turn in turns:
+            assert turn.id not in self.said
+            index = self.transcript.turns.index(turn)
+            before = self.transcript.turns[index - 1].id if index else None
+            self.said[turn.id] = (turn.text, before)
+
     @precondition(lambda self: not self._open())
     @rule(text=st.text(min_size=1, max_size=4))
     def ask(self, text: str) -> None:
+        before = list(self.transcript.turns)
         self.transcript.ask(text)
-        new = {turn.id for turn in self.transcript.turns[-2:]}
-        assert not new & self.ids
-        self.ids |= new
+        assert self.transcript.turns[:-2] == before
+        self._note(*self.transcript.turns[-2:])
 
     @precondition(lambda self: self._open())
     @rule(
@@ -114,24 +170,50 @@ class Conversations(RuleBasedStateMachine):
         turn.pieces.extend(pieces)
         assert turn.text == "".join(pieces) == turn.text
         turn.state = state  # type: ignore[assignment]
+        self.said[turn.id] = (turn.text, self.said[turn.id][1])
+
+    @precondition(lambda self: self.transcript.turns and not self._open())
+    @rule(data=st.data(), text=st.text(min_size=1, max_size=4))
+    def ask_anew(self, data: st.DataObject, text: str) -> None:
+        before = list(self.transcript.turns)
+        index = data.draw(st.integers(0, len(before) - 1))
+        turn = before[index]
+        if turn.speaker == "model":
+            self.transcript.answer_again(turn.id)
+            self._note(self.transcript.turns[-1])
+        else:
+            self.transcript.ask_instead(turn.id, text)
+            self._note(*self.transcript.turns[-2:])
+        assert self.transcript.turns[:index] == before[:index]
+        assert turn.id in self.transcript.versions(self.transcript.turns[index])
 
     @precondition(lambda self: self.transcript.turns and not self._open())
     @rule(data=st.data())
-    def go_back(self, data: st.DataObject) -> None:
-        turns = self.transcript.turns
-        index = data.draw(st.integers(0, len(turns) - 1))
-        turn, kept, question = turns[index], index - index % 2, turns[index - index % 2].text
-        if turn.speaker == "model":
-            assert self.transcript.question_before(turn.id) == question
-        else:
-            self.transcript.drop_from(turn.id)
-        assert len(self.transcript.turns) == kept
+    def show_and_come_back(self, data: st.DataObject) -> None:
+        before = list(self.transcript.turns)
+        wanted = data.draw(st.sampled_from(sorted(self.said)))
+        self.transcript.show(wanted)
+        assert wanted in [turn.id for turn in self.transcript.turns]
+        if data.draw(st.booleans()):
+            self.transcript.show(before[-1].id)
+            assert self.transcript.turns == before
+
+    @invariant()
+    def what_is_shown_is_one_way_from_the_beginning_to_a_leaf(self) -> None:
+        before = None
+        for turn in self.transcript.turns:
+            assert self.said[turn.id] == (turn.text, before)
+            assert self.transcript.versions(turn) == tuple(
+                one for one in self.said if self.said[one][1] == before
+            )
+            before = turn.id
+        assert not [one for one in self.said if self.said[one][1] == before]
 
     @invariant()
     def speakers_alternate(self) -> None:
         speakers = [turn.speaker for turn in self.transcript.turns]
         assert speakers == ["you", "model"] * (len(speakers) // 2)
-        roles = [message["role"] for message in self.transcript.messages()]
+        roles = [one.role for one in self.transcript.said()]
         assert roles == [("user", "assistant")[n % 2] for n in range(len(roles))]
         assert (len(roles) % 2 == 1) == self._open()
 

@@ -40,7 +40,7 @@ def until(
 def choose(session: Session, reference: str) -> None:
     """Choose a model and wait for its plan."""
     session.choose(reference)
-    until(session, lambda: session.plan is not None or session.plan_problem)
+    until(session, lambda: session.plan is not None or session.desk.problem)
 
 
 def settled(session: Session) -> None:

@@ -183,6 +183,7 @@ class Listed:
     def __init__(self, source: ExpertSource) -> None:
         self.experts = source.experts
         self.tensors = source.tensors
+        self.form = source.form
         self._source = source
 
     def fetch(

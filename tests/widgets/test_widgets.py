@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from ollm_widgets import (
+    Activity,
     CapabilityCard,
     Chat,
     LoadPanel,
@@ -22,12 +23,27 @@ from ollm_widgets import (
     default_session,
 )
 from ollm_widgets.protocol.snapshot import PROTOCOL_VERSION, Snapshot
+from ollm_widgets.protocol.views import view_snapshot
+from ollm_widgets.protocol.wire import as_plain_data
 from ollm_widgets.widgets.base import STATIC, SessionWidget
 from tests.session.tiny import CopyModel
 from tests.session.waiting import load, settled
 
 PATIENCE_S = 15.0
-WIDGETS = (CapabilityCard, Chat, LoadPanel, ModelPicker, PlanEditor, RuntimeShelf, Workbench)
+WIDGETS = (
+    Activity,
+    CapabilityCard,
+    Chat,
+    LoadPanel,
+    ModelPicker,
+    PlanEditor,
+    RuntimeShelf,
+    Workbench,
+)
+
+
+# They say how long ago, or how full by now.
+MOVING = ("memory", "activity")
 
 
 class Wire(comm.base_comm.BaseComm):
@@ -117,12 +133,28 @@ def test_a_page_cannot_set_the_snapshot(widget: SessionWidget) -> None:
         widget.snapshot = {}
 
 
+def test_a_file_of_the_page_comes_beside_its_message(session: Session) -> None:
+    widget = Chat(session)
+    body = {"upload": "u", "name": "notes.txt", "last": True}
+    command = {"v": PROTOCOL_VERSION, "id": "x", "name": "attach", "body": body}
+    data = {"method": "custom", "content": command}
+    wire(widget).handle_msg({"content": {"data": data}, "buffers": [memoryview(b"abc")]})
+    wire(widget).until(wire(widget).customs)
+    assert wire(widget).customs()[0]["kind"] == "ack"
+    assert session.conversation.tray.items[0].text == "abc"
+    widget.close()
+
+
 def test_the_snapshot_follows_the_session(
     widget: SessionWidget, session: Session, copy_model: CopyModel
 ) -> None:
+    """A page is told of the parts that its widget draws."""
     load(session, copy_model("tiny"))
-    wire(widget).until(lambda: widget.snapshot["loading"]["state"] == "loaded")
-    assert widget.snapshot["title"] == "tiny"
+    now = as_plain_data(view_snapshot(session, 0))
+    for part in widget._draws:
+        if part not in MOVING:
+            name = "title" if part == "header" else part
+            wire(widget).until(lambda name=name: widget.snapshot[name] == now[name])
     msgspec.convert(widget.snapshot, Snapshot)
 
 
@@ -145,20 +177,24 @@ def test_closing_a_widget_ends_its_sender_and_leaves_models_loaded(
 
 
 def test_two_views_of_one_session_agree(session: Session, copy_model: CopyModel) -> None:
-    picker, chat = ModelPicker(session), Chat(session)
-    ask(picker, "choose", reference=copy_model("tiny"))
-    for widget in (picker, chat):
+    editor, workbench = PlanEditor(session), Workbench(session)
+    ask(workbench, "choose", reference=copy_model("tiny"))
+    for widget in (editor, workbench):
         wire(widget).until(lambda widget=widget: widget.snapshot["plan"])
         wire(widget).until(lambda widget=widget: widget.snapshot["plan"]["executable"])
-    assert picker.snapshot["models"] == chat.snapshot["models"]
-    for widget in (picker, chat):
+    assert editor.snapshot["plan"]["bars"] == workbench.snapshot["plan"]["bars"]
+    for widget in (editor, workbench):
         widget.close()
 
 
-def test_a_widget_has_a_text_form(widget: SessionWidget, session: Session) -> None:
+def test_a_widget_can_be_read_where_none_can_be_drawn(
+    widget: SessionWidget, session: Session
+) -> None:
     bundle = widget._repr_mimebundle_()
     data = bundle[0] if isinstance(bundle, tuple) else bundle
-    assert data["text/plain"] == f"<{type(widget).__name__}: No model chosen>"
+    assert data["text/plain"].startswith(f"No model chosen\n{type(widget).__name__}, as it was on ")
+    assert "No model chosen" in data["text/html"]
+    assert "<script" not in data["text/html"]
     assert "application/vnd.jupyter.widget-view+json" in data
 
 

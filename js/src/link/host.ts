@@ -8,5 +8,5 @@ export interface HostModel {
   get(name: "snapshot"): unknown;
   on(name: string, callback: (...args: never[]) => void): void;
   off(name: string, callback: (...args: never[]) => void): void;
-  send(content: AnyCommand): void;
+  send(content: AnyCommand, callbacks?: unknown, buffers?: ArrayBuffer[]): void;
 }

@@ -10,7 +10,7 @@ describe("incoming", () => {
     expect(incoming({ v: 1, kind: "header", seq: 1, body: { title: "a" } }).is).toBe("event");
     expect(incoming({ v: 1, kind: "ack", id: "x" })).toEqual({
       is: "reply",
-      reply: { v: 1, kind: "ack", id: "x", job: null },
+      reply: { v: 1, kind: "ack", id: "x", job: null, text: "" },
     });
   });
 

@@ -112,7 +112,7 @@ describe("commands", () => {
     const { model, link } = connect();
     const asked = link.ask("search", { text: "smol" });
     model.ack(model.last("search"));
-    expect(await asked).toEqual({ ok: true, job: null });
+    expect(await asked).toEqual({ ok: true, job: null, text: "" });
   });
 
   test("settle with the kernel's error", async () => {
@@ -126,7 +126,7 @@ describe("commands", () => {
   test("ignore the replies to other pages", async () => {
     const { model, link } = connect();
     const settled = vi.fn();
-    void link.ask("load", {}).then(settled);
+    void link.ask("cancel", {}).then(settled);
     model.receive({ v: 1, kind: "ack", id: "another-page-1" });
     await vi.advanceTimersByTimeAsync(0);
     expect(settled).not.toHaveBeenCalled();
@@ -135,7 +135,7 @@ describe("commands", () => {
   test("without a reply in time say so, until anything is heard", () => {
     const { model, link } = connect();
     model.ack(model.last("hello"));
-    void link.ask("load", {});
+    void link.ask("cancel", {});
     vi.advanceTimersByTime(REPLY_TIMEOUT_MS - 1);
     expect(link.silent.value).toBe(false);
     vi.advanceTimersByTime(1);
@@ -144,11 +144,22 @@ describe("commands", () => {
     expect(link.silent.value).toBe(false);
   });
 
+  test("without a reply in time say so, although other things are heard, until it comes", () => {
+    const { model, link } = connect();
+    model.ack(model.last("hello"));
+    void link.ask("stop", {});
+    vi.advanceTimersByTime(REPLY_TIMEOUT_MS);
+    model.event("header", 4, { title: "alive" });
+    expect(link.behind.value).toBe(true);
+    model.ack(model.last("stop"));
+    expect(link.behind.value).toBe(false);
+  });
+
   test("take a reply that comes late", async () => {
     const { model, link } = connect();
-    const asked = link.ask("load", {});
+    const asked = link.ask("cancel", {});
     vi.advanceTimersByTime(REPLY_TIMEOUT_MS * 10);
-    model.ack(model.last("load"));
+    model.ack(model.last("cancel"));
     expect((await asked).ok).toBe(true);
   });
 
@@ -157,7 +168,7 @@ describe("commands", () => {
     vi.spyOn(model, "send").mockImplementation(() => {
       throw new Error("closed");
     });
-    expect(await link.ask("load", {})).toMatchObject({
+    expect(await link.ask("cancel", {})).toMatchObject({
       ok: false,
       problem: {
         code: "not-sent",

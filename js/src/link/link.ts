@@ -10,7 +10,9 @@ export const REPLY_TIMEOUT_MS = 5_000;
 
 export type CommandName = AnyCommand["name"];
 export type CommandBody<N extends CommandName> = Extract<AnyCommand, { name: N }>["body"];
-export type Outcome = { ok: true; job: string | null } | { ok: false; problem: Problem };
+export type Outcome =
+  | { ok: true; job: string | null; text: string }
+  | { ok: false; problem: Problem };
 
 interface Waiting {
   settle: (outcome: Outcome) => void;
@@ -24,6 +26,8 @@ interface Waiting {
 export class Link {
   /** No reply to a command in time, and nothing heard since. */
   readonly silent: Signal<boolean> = signal(false);
+  /** No reply to a command in time, whatever else is heard: a cell keeps the kernel busy. */
+  readonly behind: Signal<boolean> = signal(false);
   /** The kernel speaks another version of the protocol. */
   readonly otherVersion: Signal<boolean> = signal(false);
 
@@ -57,18 +61,23 @@ export class Link {
 
   /**
    * Send a command. The promise settles with the reply, however late it is; after
-   * `REPLY_TIMEOUT_MS` without one `silent` tells the person.
+   * `REPLY_TIMEOUT_MS` without one `silent` tells the person. Files go as buffers beside it.
    */
-  ask<N extends CommandName>(name: N, body: NonNullable<CommandBody<N>>): Promise<Outcome> {
+  ask<N extends CommandName>(
+    name: N,
+    body: NonNullable<CommandBody<N>>,
+    buffers: ArrayBuffer[] = [],
+  ): Promise<Outcome> {
     const id = freshId();
     return new Promise((settle) => {
       const timer = setTimeout(() => {
         this.silent.value = true;
+        this.behind.value = true;
         if (name === "resync") this.#resyncAsked = false;
       }, REPLY_TIMEOUT_MS);
       this.#waiting.set(id, { settle, timer });
       try {
-        this.#model.send({ v: PROTOCOL_VERSION, id, name, body } as AnyCommand);
+        this.#model.send({ v: PROTOCOL_VERSION, id, name, body } as AnyCommand, undefined, buffers);
       } catch {
         // What a host throws here says nothing to a person ("Cannot send").
         this.#settle(id, {
@@ -138,7 +147,8 @@ export class Link {
   }
 
   #reply(reply: AnyReply): void {
-    if (reply.kind === "ack") this.#settle(reply.id, { ok: true, job: reply.job });
+    if (reply.kind === "ack")
+      this.#settle(reply.id, { ok: true, job: reply.job, text: reply.text });
     else this.#settle(reply.id, { ok: false, problem: reply.body });
   }
 
@@ -148,6 +158,8 @@ export class Link {
     if (!waiting) return;
     clearTimeout(waiting.timer);
     this.#waiting.delete(id);
+    // Commands are answered in their order: none before this one is still open.
+    this.behind.value = false;
     waiting.settle(outcome);
   }
 

@@ -1,6 +1,8 @@
 import "../style/markdown.css";
 import { useMemo } from "preact/hooks";
-import { Blocks } from "./blocks";
+import { Prose } from "./prose";
+import { Stretches } from "./reasoning";
+import { Thoughts } from "./thoughts";
 import { useEachFrame } from "./use-each-frame";
 
 interface Props {
@@ -9,17 +11,20 @@ interface Props {
   growing: boolean;
 }
 
-/** A model's text, as sanitised Markdown. */
+/** A model's text: what it thought, folded, and what it says, as sanitised Markdown. */
 export function Markdown({ text, growing }: Props) {
-  const blocks = useMemo(() => new Blocks(), []);
   const drawn = useEachFrame(text, growing);
-  const html = useMemo(() => blocks.render(drawn), [blocks, drawn]);
+  const reader = useMemo(() => new Stretches(), []);
+  const parts = useMemo(() => reader.read(drawn), [reader, drawn]);
   return (
     <div class="ollm-markdown">
-      {html.map((block, index) => (
-        // Sanitised in blocks.ts, the only source of this HTML.
-        <div key={index} dangerouslySetInnerHTML={{ __html: block }} />
-      ))}
+      {parts.map((part, index) =>
+        part.is === "reasoning" ? (
+          <Thoughts key={index} text={part.text} thinking={growing && part.open} />
+        ) : (
+          <Prose key={index} text={part.text} growing={growing && part.open} />
+        ),
+      )}
     </div>
   );
 }

@@ -1,4 +1,5 @@
 import DOMPurify from "dompurify";
+import { TEX, TEX_BLOCK } from "./tex-marks";
 
 const TAGS = [
   "a",
@@ -38,7 +39,10 @@ const TAGS = [
   "u",
   "ul",
 ];
-const ATTRIBUTES = ["align", "colspan", "href", "rowspan", "start", "title"];
+const NOT_ADDRESSES = ["align", "class", "colspan", "rowspan", "start", "title"];
+
+/** What a block of code says about itself; draw.tsx reads it and draws none of it. */
+export const LANGUAGE_CLASS = /^language-([\w+#.-]{1,24})$/;
 
 // An own instance: hooks on the shared one would reach whatever else the page purifies.
 const purifier = DOMPurify(window);
@@ -51,6 +55,17 @@ purifier.addHook("uponSanitizeElement", (node, { tagName }) => {
   }
 });
 
+// A class could put a text in the clothes of a button of the page.
+purifier.addHook("uponSanitizeAttribute", (node, attribute) => {
+  if (attribute.attrName !== "class") return;
+  const { attrValue: value } = attribute;
+  const known =
+    node.tagName === "CODE"
+      ? LANGUAGE_CLASS.test(value)
+      : node.tagName === "SPAN" && (value === TEX || value === TEX_BLOCK);
+  if (!known) attribute.keepAttr = false;
+});
+
 purifier.addHook("afterSanitizeAttributes", (node) => {
   if (node.tagName === "A" && node.hasAttribute("href")) {
     node.setAttribute("target", "_blank");
@@ -58,13 +73,16 @@ purifier.addHook("afterSanitizeAttributes", (node) => {
   }
 });
 
-/** HTML that a model's Markdown may become: text structure and links, nothing that loads or acts. */
-export function sanitize(html: string): string {
+/** What a model's Markdown may become: text structure and links, nothing that loads or acts. */
+export function sanitize(html: string): DocumentFragment {
   return purifier.sanitize(html, {
     ALLOWED_TAGS: TAGS,
-    ALLOWED_ATTR: ATTRIBUTES,
+    ALLOWED_ATTR: ["href", ...NOT_ADDRESSES],
     ALLOW_DATA_ATTR: false,
     ALLOW_ARIA_ATTR: false,
     ALLOWED_URI_REGEXP: /^(?:https?|mailto):/i,
+    // Else the expression above is asked of them too.
+    ADD_URI_SAFE_ATTR: NOT_ADDRESSES,
+    RETURN_DOM_FRAGMENT: true,
   });
 }

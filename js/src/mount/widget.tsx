@@ -3,6 +3,7 @@ import type { HostModel } from "../link/host";
 import type { PartProps } from "../parts/props";
 import { Shell } from "../parts/shell";
 import { openSession, type Session } from "../state/session";
+import { keepFocusInside } from "./focus";
 import { keepKeysInside } from "./keys";
 
 interface InitializeProps {
@@ -41,6 +42,7 @@ export function widget(Part: ComponentType<PartProps>) {
         const root = document.createElement("div");
         root.className = "ollm";
         keepKeysInside(root, closing.signal);
+        keepFocusInside(root, closing.signal);
         el.append(root);
         render(
           <Shell session={session}>

@@ -9,7 +9,8 @@ export interface Activity {
 export function activity(loading: LoadingView, chat: ChatView): Activity {
   switch (loading.state) {
     case "loading":
-      return { state: "loading", text: "loading" };
+      // A load that runs shows its stages; only one that waits has something to say.
+      return { state: "loading", text: loading.summary ? "waiting for room" : "loading" };
     case "cancelling":
       return { state: "loading", text: "cancelling" };
     case "failed":

@@ -6,7 +6,7 @@ import type { PartProps } from "./props";
 export function Capabilities({ session }: PartProps) {
   const card = session.view.capabilities.value;
   return (
-    <section aria-label="Capabilities" class="ollm-part ollm-card">
+    <section aria-label="Capabilities" class="ollm-part ollm-card ollm-capabilities">
       <div class="ollm-card-head">
         <h3 class="ollm-heading">Capabilities</h3>
         {card && <Chip chip={card.support} />}

@@ -94,6 +94,35 @@ describe("the conversation", () => {
     expect(model.commands("stop")).toHaveLength(1);
   });
 
+  test("says what an answer waits for", async () => {
+    const note = "2 answers before this one";
+    const turns = [turn("1", "you", "Hi"), turn("2", "model", "", { state: "waiting", note })];
+    const { by } = await show(Chat, snapshot({ chat: { ...chat, turns, busy: true } }));
+    expect(by("article", "model").textContent).toBe(`model${note}…`);
+  });
+
+  test("goes on after its model has left memory, with one click", async () => {
+    const gone = "smollm2-135m left memory to make room for b.";
+    const { model, by, act } = await show(
+      Chat,
+      snapshot({ chat: { ...talk, can_send: false, gone, can_reload: true } }),
+    );
+    expect(by("article", "model").textContent).toContain("Hello");
+    expect(by("button", "Load again").closest("[role=status]")?.textContent).toContain(gone);
+    await act(() => by("button", "Load again").click());
+    expect(model.commands("reload")).toHaveLength(1);
+  });
+
+  test("waits with that while a load runs", async () => {
+    const { model, by, act } = await show(
+      Chat,
+      snapshot({ chat: { ...talk, gone: "It was unloaded.", can_reload: false } }),
+    );
+    expect(by("button", "Load again").getAttribute("aria-disabled")).toBe("true");
+    await act(() => by("button", "Load again").click());
+    expect(model.commands("reload")).toEqual([]);
+  });
+
   test("grows with the text that streams in", async () => {
     const turns = [turn("1", "you", "Hi"), turn("2", "model", "", { state: "waiting" })];
     const { model, by, act } = await show(Chat, snapshot({ chat: { ...chat, turns, busy: true } }));

@@ -1,6 +1,8 @@
 import type { Signal } from "@preact/signals";
 import { useState } from "preact/hooks";
 import type { ChatView } from "../protocol";
+import { AttachButton } from "./attach-button";
+import { ComposerTray } from "./composer-tray";
 import { useId } from "./use-id";
 
 interface Props {
@@ -10,16 +12,19 @@ interface Props {
   /** Says whether the kernel took the message. */
   onSend: (text: string) => Promise<boolean>;
   onStop: () => void;
+  onAttach: (files: Iterable<File>) => void;
+  onDetach: (attachment: string) => void;
 }
 
 /** The message box. It is emptied only when the kernel has taken the message. */
-export function Composer({ chat, draft, silent, onSend, onStop }: Props) {
+export function Composer({ chat, draft, silent, onSend, onStop, onAttach, onDetach }: Props) {
   const hintId = useId();
   const [sending, setSending] = useState(false);
   // A kernel that does not answer must not keep the person from trying again.
   const blocked = sending && !silent.value;
   const text = draft.value;
-  const sendable = chat.can_send && !chat.busy && !blocked && text.trim() !== "";
+  const reading = chat.tray.items.some((file) => file.reading);
+  const sendable = chat.can_send && !chat.busy && !blocked && !reading && text.trim() !== "";
 
   async function send(): Promise<void> {
     if (!sendable) return;
@@ -37,7 +42,9 @@ export function Composer({ chat, draft, silent, onSend, onStop }: Props) {
 
   return (
     <div class="ollm-composer">
+      <ComposerTray tray={chat.tray} onDetach={onDetach} />
       <div class="ollm-composer-row">
+        <AttachButton help={chat.tray.help} onAttach={onAttach} />
         <textarea
           aria-label="Message"
           aria-describedby={hintId}

@@ -1,3 +1,4 @@
+import "../style/question.css";
 import type { Signal } from "@preact/signals";
 import type { RefObject } from "preact";
 import { useLayoutEffect, useRef, useState } from "preact/hooks";

@@ -10,20 +10,40 @@ export function Loading({ session }: PartProps) {
   const loading = session.view.loading.value;
   const { ask, problem, dismiss } = useAsk(session);
   const running = loading.state === "loading" || loading.state === "cancelling";
-  const load = () => void ask("load", {});
+  const load = (anyway: boolean) => void ask("load", { anyway });
+  const notYet =
+    loading.state === "idle" && loading.can_load
+      ? `${session.view.title.value} is not loaded yet.`
+      : "";
+  const ended = loading.stages.filter(({ state }) => state === "done");
   return (
     <section aria-label="Loading" class="ollm-part ollm-loading">
       <div class="ollm-loading-row">
-        <button type="button" class="ollm-go" disabled={!loading.can_load} onClick={load}>
+        <button
+          type="button"
+          // Once it is loaded, the next step is to talk to it.
+          class={loading.state === "loaded" ? undefined : "ollm-go"}
+          disabled={!loading.can_load}
+          onClick={() => load(false)}
+        >
           Load
         </button>
         <div class="ollm-stages">
-          {loading.stages.map((stage) => (
-            <Stage key={stage.name} stage={stage} />
-          ))}
-          <span role="status" class="ollm-dim ollm-small">
-            {loading.state === "cancelling" ? "Cancelling…" : loading.summary}
+          {loading.stages
+            .filter(({ state }) => state !== "done")
+            .map((stage) => (
+              <Stage key={stage.name} stage={stage} />
+            ))}
+          <span role="status" class="ollm-small">
+            {loading.state === "cancelling" ? "Cancelling…" : loading.summary || notYet}
           </span>
+          {ended.length > 0 && (
+            <ul class="ollm-ended ollm-dim ollm-small" aria-label="Ended stages">
+              {ended.map(({ name, text }) => (
+                <li key={name}>{text ? `${name}: ${text}` : name}</li>
+              ))}
+            </ul>
+          )}
         </div>
         {running && (
           <button
@@ -36,9 +56,14 @@ export function Loading({ session }: PartProps) {
         )}
       </div>
       <ProblemNote problem={loading.problem}>
-        <button type="button" onClick={load}>
+        <button type="button" onClick={() => load(false)}>
           Retry
         </button>
+        {loading.problem?.code === "no-room" && (
+          <button type="button" onClick={() => load(true)}>
+            Load anyway
+          </button>
+        )}
       </ProblemNote>
       <ProblemNote problem={problem} onDismiss={dismiss} />
     </section>
@@ -52,7 +77,7 @@ function Stage({ stage }: { stage: StageView }) {
       <Progress name={stage.name} share={shareOf(stage)} text={stage.text} />
       <span class="ollm-stage-text ollm-dim ollm-small">{stage.text}</span>
       {stage.files.map((file) => (
-        <div class="ollm-stage ollm-file" key={file.name}>
+        <div class="ollm-stage ollm-stage-file" key={file.name}>
           <span class="ollm-stage-name ollm-dim ollm-small" title={file.name}>
             {file.name}
           </span>

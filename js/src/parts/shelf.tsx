@@ -1,10 +1,13 @@
 import "../style/segments.css";
 import "../style/shelf.css";
-import type { ResidentItem } from "../protocol";
+import { useMemo, useRef } from "preact/hooks";
+import type { MemoryView, ResidentItem } from "../protocol";
 import { Chip } from "./chip";
-import { segmentColor, segmentName } from "./memory-names";
+import { OtherKernels } from "./other-kernels";
 import { ProblemNote } from "./problem";
 import type { PartProps } from "./props";
+import { RuntimeRow } from "./runtime-row";
+import { ShelfHistory } from "./shelf-history";
 import { useAsk } from "./use-ask";
 
 interface Props extends PartProps {
@@ -12,39 +15,47 @@ interface Props extends PartProps {
   withChips?: boolean;
 }
 
-/** Region `In memory`: the loaded runtimes. */
+/** Region `In memory`: the runtimes of this kernel, what became of others, and who else is there. */
 export function Shelf({ session, withChips = true }: Props) {
   const memory = session.view.memory.value;
   const { ask, problem, dismiss } = useAsk(session);
+  const region = useRef<HTMLElement>(null);
   const scaleBytes = Math.max(1, ...memory.items.map(sizeOf));
+  const aheadS = useClockAhead(memory);
   return (
-    <section aria-label="In memory" class="ollm-part ollm-shelf">
-      <div class="ollm-shelf-row">
+    <section ref={region} tabIndex={-1} aria-label="In memory" class="ollm-part ollm-shelf">
+      <div class="ollm-shelf-head">
         <h3 class="ollm-heading">In memory</h3>
         {memory.items.length === 0 && <p class="ollm-empty">Nothing is loaded yet.</p>}
-        {memory.items.length > 0 && (
-          <ul class="ollm-runtimes">
-            {memory.items.map((item) => (
-              <Runtime
-                key={item.id}
-                item={item}
-                scaleBytes={scaleBytes}
-                onUse={() => void ask("use", { runtime: item.id })}
-                onPin={() => void ask("pin", { runtime: item.id, pinned: !item.pinned })}
-                onUnload={() => void ask("unload", { runtime: item.id })}
-              />
-            ))}
-          </ul>
-        )}
+        {/* Always there, so that a screen reader notices when its text appears. */}
+        <span role="status" aria-label="Last change">
+          {memory.effect}
+        </span>
         {withChips && (
-          <span class="ollm-chips">
+          <span class="ollm-chips ollm-end">
             {memory.chips.map((chip, index) => (
               <Chip key={index} chip={chip} />
             ))}
           </span>
         )}
+        {memory.history.length > 0 && <ShelfHistory events={memory.history} aheadS={aheadS} />}
       </div>
-      <ProblemNote problem={problem} onDismiss={dismiss} />
+      {memory.items.length > 0 && (
+        <ul class="ollm-runtimes">
+          {memory.items.map((item) => (
+            <RuntimeRow
+              key={item.id}
+              item={item}
+              scaleBytes={scaleBytes}
+              aheadS={aheadS}
+              heir={region}
+              ask={ask}
+            />
+          ))}
+        </ul>
+      )}
+      <OtherKernels others={memory.others} onAsk={(holder) => void ask("ask", { holder })} />
+      <ProblemNote problem={problem ?? memory.problem} onDismiss={problem ? dismiss : undefined} />
     </section>
   );
 }
@@ -53,45 +64,7 @@ function sizeOf(item: ResidentItem): number {
   return item.holdings.reduce((sum, holding) => sum + holding.size_bytes, 0);
 }
 
-interface RuntimeProps {
-  item: ResidentItem;
-  scaleBytes: number;
-  onUse: () => void;
-  onPin: () => void;
-  onUnload: () => void;
-}
-
-function Runtime({ item, scaleBytes, onUse, onPin, onUnload }: RuntimeProps) {
-  return (
-    <li aria-label={item.name} class="ollm-runtime" aria-current={item.current}>
-      <span class={`ollm-dot ollm-dot-${item.state}`} title={item.state} />
-      <span class={item.current ? "ollm-runtime-name ollm-strong" : "ollm-runtime-name"}>
-        {item.name}
-      </span>
-      <span class="ollm-mini" aria-hidden="true">
-        {item.holdings.map(({ kind, place, size_bytes }) => (
-          <i
-            key={`${kind} ${place}`}
-            class={segmentColor(kind, place)}
-            style={{ width: `${(size_bytes / scaleBytes) * 100}%` }}
-            title={segmentName(kind, place)}
-          />
-        ))}
-      </span>
-      <span class="ollm-dim">{item.text}</span>
-      <span class="ollm-runtime-buttons">
-        {!item.current && (
-          <button type="button" class="ollm-quiet" onClick={onUse}>
-            Use
-          </button>
-        )}
-        <button type="button" class="ollm-quiet" onClick={onPin}>
-          {item.pinned ? "Unpin" : "Pin"}
-        </button>
-        <button type="button" class="ollm-quiet" onClick={onUnload}>
-          Unload
-        </button>
-      </span>
-    </li>
-  );
+/** By how many seconds the page's clock is ahead of the kernel's, which may be far away. */
+function useClockAhead({ now_s }: MemoryView): number {
+  return useMemo(() => (now_s > 0 ? Date.now() / 1000 - now_s : 0), [now_s]);
 }

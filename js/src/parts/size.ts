@@ -14,12 +14,12 @@ export function formatBytes(sizeBytes: number): string {
   return `${magnitude.toFixed(decimal ? 1 : 0)} ${UNITS[step]}`;
 }
 
-/** A size of memory, written as the kernel writes it: "12 MiB", "0.5 GiB", "1.2 TiB". */
+/** A size of memory, written as the kernel writes it: "513 MiB", "7.6 GiB", "1.2 TiB". */
 export function formatMemory(sizeBytes: number): string {
   const mib = sizeBytes / MIB;
   if (mib === 0) return "0 GiB";
   if (mib < 1) return "under 1 MiB";
-  if (mib < 100) return `${mib.toFixed(0)} MiB`;
+  if (mib < 999.5) return `${mib.toFixed(0)} MiB`;
   const gib = mib / 1024;
   if (gib >= 1000) return `${(gib / 1024).toFixed(1)} TiB`;
   return `${gib.toFixed(gib < 99.95 ? 1 : 0)} GiB`;

@@ -1,28 +1,28 @@
-import { useState } from "preact/hooks";
+import { useContext, useState } from "preact/hooks";
+import { CopyButton } from "../markdown/copy-button";
 import { Markdown } from "../markdown/markdown";
+import { spoken } from "../markdown/reasoning";
 import type { Turn } from "../protocol";
+import { Attachments } from "./attachment-chip";
+import { TurnActionsContext } from "./turn-actions";
 import { TurnEditor } from "./turn-editor";
-
-interface Props {
-  turn: Turn;
-  onRetry: (() => void) | undefined;
-  /** Says whether the kernel took the new text. */
-  onEdit: ((text: string) => Promise<boolean>) | undefined;
-}
+import { TurnVersions } from "./turn-versions";
 
 /** One article of the conversation. */
-export function TurnArticle({ turn, onRetry, onEdit }: Props) {
+export function TurnArticle({ turn }: { turn: Turn }) {
   const [editing, setEditing] = useState(false);
+  const { edit } = useContext(TurnActionsContext);
   const streaming = turn.state === "streaming";
   return (
     <article aria-label={turn.speaker} class={`ollm-turn ollm-turn-${turn.speaker}`}>
       <span class="ollm-who ollm-dim ollm-small">{turn.speaker}</span>
       <div class="ollm-said">
+        <Attachments files={turn.attachments} />
         {editing ? (
           <TurnEditor
             text={turn.text}
             onSave={async (text) => {
-              if (await onEdit?.(text)) setEditing(false);
+              if (await edit(turn.id, text)) setEditing(false);
             }}
             onDiscard={() => setEditing(false)}
           />
@@ -35,24 +35,39 @@ export function TurnArticle({ turn, onRetry, onEdit }: Props) {
         )}
         {turn.state === "waiting" && (
           <p class="ollm-dim ollm-waiting">
-            reading the prompt<span aria-hidden="true">…</span>
+            {turn.note || "reading the prompt"}
+            <span aria-hidden="true">…</span>
           </p>
         )}
-        <div class="ollm-turn-foot">
-          <TurnNote turn={turn} />
-          {onRetry && (
-            <button type="button" class="ollm-quiet" onClick={onRetry}>
-              Retry
-            </button>
-          )}
-          {onEdit && !editing && (
-            <button type="button" class="ollm-quiet" onClick={() => setEditing(true)}>
-              Edit
-            </button>
-          )}
-        </div>
+        {!editing && <TurnFoot turn={turn} onEdit={() => setEditing(true)} />}
       </div>
     </article>
+  );
+}
+
+/** How a turn came about, and what can be done with it. */
+function TurnFoot({ turn, onEdit }: { turn: Turn; onEdit: () => void }) {
+  const actions = useContext(TurnActionsContext);
+  const busy = actions.busy.value;
+  const over = turn.state !== "waiting" && turn.state !== "streaming";
+  return (
+    <div class="ollm-turn-foot">
+      {turn.versions.length > 1 && <TurnVersions turn={turn} busy={busy} />}
+      {turn.state !== "waiting" && <TurnNote turn={turn} />}
+      <span class="ollm-turn-buttons">
+        {!busy && turn.speaker === "you" && (
+          <button type="button" class="ollm-quiet" onClick={onEdit}>
+            Edit
+          </button>
+        )}
+        {!busy && turn.speaker === "model" && (
+          <button type="button" class="ollm-quiet" onClick={() => actions.retry(turn.id)}>
+            Retry
+          </button>
+        )}
+        {over && turn.text && <CopyButton name="Copy" text={() => spoken(turn.text)} />}
+      </span>
+    </div>
   );
 }
 

@@ -10,9 +10,10 @@ export function useAsk(session: Session) {
   async function ask<N extends CommandName>(
     name: N,
     body: NonNullable<CommandBody<N>>,
+    buffers: ArrayBuffer[] = [],
   ): Promise<Outcome> {
     setProblem(null);
-    const outcome = await session.link.ask(name, body);
+    const outcome = await session.link.ask(name, body, buffers);
     if (!outcome.ok) setProblem(outcome.problem);
     return outcome;
   }

@@ -1,4 +1,4 @@
-import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 
 const NEAR_END_PX = 24;
 
@@ -6,10 +6,12 @@ const NEAR_END_PX = 24;
 export function useStickToEnd() {
   const box = useRef<HTMLDivElement>(null);
   const content = useRef<HTMLDivElement>(null);
-  const atEnd = useRef(true);
+  const following = useRef(true);
+  const lastTop = useRef(0);
+  const [away, setAway] = useState(false);
 
   function follow(): void {
-    if (box.current && atEnd.current) box.current.scrollTop = box.current.scrollHeight;
+    if (box.current && following.current) box.current.scrollTop = box.current.scrollHeight;
   }
 
   useLayoutEffect(follow);
@@ -25,8 +27,21 @@ export function useStickToEnd() {
   function onScroll(): void {
     if (!box.current) return;
     const { scrollHeight, scrollTop, clientHeight } = box.current;
-    atEnd.current = scrollHeight - scrollTop - clientHeight < NEAR_END_PX;
+    const nearEnd = scrollHeight - scrollTop - clientHeight < NEAR_END_PX;
+    // What has grown since the last frame also takes the end further away; that is no wish to stay.
+    if (nearEnd) following.current = true;
+    else if (scrollTop < lastTop.current) following.current = false;
+    lastTop.current = scrollTop;
+    setAway(!following.current);
   }
 
-  return { box, content, onScroll };
+  function toEnd(): void {
+    following.current = true;
+    setAway(false);
+    follow();
+    // The button that was pressed goes; without this the focus falls to the notebook.
+    box.current?.focus({ preventScroll: true });
+  }
+
+  return { box, content, onScroll, away, toEnd };
 }

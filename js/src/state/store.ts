@@ -1,5 +1,6 @@
 import { batch, type Signal, signal } from "@preact/signals";
 import type {
+  ActivityView,
   AnyEvent,
   CapabilitiesView,
   ChatView,
@@ -36,6 +37,30 @@ const NO_CHAT: ChatView = {
   status: "",
   context_tokens: 0,
   context_limit: 0,
+  gone: "",
+  can_reload: false,
+  instructions: { text: "", note: "" },
+  sampling: { fields: [], presets: [], summary: "" },
+  tray: { items: [], problem: "", help: "" },
+};
+const NO_MEMORY: MemoryView = {
+  items: [],
+  chips: [],
+  effect: "",
+  problem: null,
+  history: [],
+  others: [],
+  now_s: 0,
+};
+const NO_ACTIVITY: ActivityView = {
+  pace: null,
+  kv: null,
+  trace: null,
+  truth: [],
+  truth_text: "",
+  tracing: "off",
+  untraceable: "",
+  problem: "",
 };
 
 /** What the kernel last said, one signal for each part, so that only what changed redraws. */
@@ -45,8 +70,9 @@ export class Store {
   readonly plan: Signal<PlanView | null> = signal(null);
   readonly loading: Signal<LoadingView> = signal(NO_LOADING);
   readonly capabilities: Signal<CapabilitiesView | null> = signal(null);
-  readonly memory: Signal<MemoryView> = signal({ items: [], chips: [] });
+  readonly memory: Signal<MemoryView> = signal(NO_MEMORY);
   readonly chat: Signal<ChatView> = signal(NO_CHAT);
+  readonly activity: Signal<ActivityView> = signal(NO_ACTIVITY);
 
   /** Number of the last event that is drawn; -1 before the first snapshot. */
   seq = -1;
@@ -68,6 +94,7 @@ export class Store {
       this.capabilities.value = snapshot.capabilities;
       this.memory.value = snapshot.memory;
       this.chat.value = snapshot.chat;
+      this.activity.value = snapshot.activity;
     });
   }
 
@@ -94,6 +121,9 @@ export class Store {
         break;
       case "chat":
         this.chat.value = event.body;
+        break;
+      case "activity":
+        this.activity.value = event.body;
         break;
       case "chat.delta":
         this.chat.value = appendText(this.chat.value, event.body);

@@ -7,6 +7,8 @@ type Listener = (...args: never[]) => void;
 /** A model object in memory: what was sent, and a way to say what the kernel says. */
 export class FakeModel implements HostModel {
   readonly sent: AnyCommand[] = [];
+  /** The buffers beside each command that was sent. */
+  readonly buffers: ArrayBuffer[][] = [];
   snapshot: unknown;
   #listeners = new Map<string, Set<Listener>>();
 
@@ -27,8 +29,9 @@ export class FakeModel implements HostModel {
     this.#listeners.get(name)?.delete(callback);
   }
 
-  send(command: AnyCommand): void {
+  send(command: AnyCommand, _callbacks?: unknown, buffers: ArrayBuffer[] = []): void {
     this.sent.push(command);
+    this.buffers.push(buffers);
   }
 
   /** A second object for the same model, as anywidget makes one for each call. */
@@ -37,7 +40,7 @@ export class FakeModel implements HostModel {
       get: () => this.get(),
       on: (name, callback) => this.on(name, callback),
       off: (name, callback) => this.off(name, callback),
-      send: (command) => this.send(command),
+      send: (command, callbacks, buffers) => this.send(command, callbacks, buffers),
     };
   }
 
@@ -74,8 +77,8 @@ export class FakeModel implements HostModel {
     return command;
   }
 
-  ack(command: AnyCommand): void {
-    this.receive({ v: PROTOCOL_VERSION, kind: "ack", id: command.id, job: null });
+  ack(command: AnyCommand, text = ""): void {
+    this.receive({ v: PROTOCOL_VERSION, kind: "ack", id: command.id, job: null, text });
   }
 
   refuse(command: AnyCommand, body: Problem): void {

@@ -1,4 +1,13 @@
-import type { Field, ModelItem, PlanView, Snapshot, Turn } from "../protocol";
+import type {
+  ActivityView,
+  Field,
+  MemoryView,
+  ModelItem,
+  PlanView,
+  ResidentItem,
+  Snapshot,
+  Turn,
+} from "../protocol";
 import { PROTOCOL_VERSION } from "../protocol";
 
 export function item(name: string, more: Partial<ModelItem> = {}): ModelItem {
@@ -55,7 +64,62 @@ export function plan(more: Partial<PlanView> = {}): PlanView {
 }
 
 export function turn(id: string, speaker: Turn["speaker"], text: string, more: Partial<Turn> = {}) {
-  return { id, speaker, text, state: "done" as const, note: "", ...more };
+  return {
+    id,
+    speaker,
+    text,
+    state: "done" as const,
+    note: "",
+    versions: [],
+    attachments: [],
+    ...more,
+  };
+}
+
+export function resident(name: string, more: Partial<ResidentItem> = {}): ResidentItem {
+  return {
+    id: name,
+    name,
+    state: "idle",
+    word: "idle",
+    current: false,
+    pinned: false,
+    holdings: [{ place: "ram", kind: "layers", size_bytes: 100 }],
+    text: "100 MiB RAM",
+    node: "",
+    last_used_s: 0,
+    queue: [],
+    can_demote: false,
+    note: "",
+    ...more,
+  };
+}
+
+export function memory(more: Partial<MemoryView> = {}): MemoryView {
+  return {
+    items: [],
+    chips: [],
+    effect: "",
+    problem: null,
+    history: [],
+    others: [],
+    now_s: 0,
+    ...more,
+  };
+}
+
+export function activityView(more: Partial<ActivityView> = {}): ActivityView {
+  return {
+    pace: null,
+    kv: null,
+    trace: null,
+    truth: [],
+    truth_text: "",
+    tracing: "off",
+    untraceable: "",
+    problem: "",
+    ...more,
+  };
 }
 
 export function snapshot(more: Partial<Snapshot> = {}): Snapshot {
@@ -82,7 +146,7 @@ export function snapshot(more: Partial<Snapshot> = {}): Snapshot {
       summary: "",
     },
     capabilities: null,
-    memory: { items: [], chips: [] },
+    memory: memory(),
     chat: {
       turns: [],
       busy: false,
@@ -91,7 +155,13 @@ export function snapshot(more: Partial<Snapshot> = {}): Snapshot {
       status: "",
       context_tokens: 0,
       context_limit: 0,
+      gone: "",
+      can_reload: false,
+      instructions: { text: "", note: "" },
+      sampling: { fields: [], presets: [], summary: "" },
+      tray: { items: [], problem: "", help: "" },
     },
+    activity: activityView(),
     ...more,
   };
 }

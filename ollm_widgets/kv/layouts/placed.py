@@ -71,7 +71,7 @@ class PlacedRecords(ABC):
         parts = [_bytes_of(payload) for payload in payloads]
         if not all(map(len, parts)):
             raise ValueError("A record needs at least one byte.")
-        checksums = [xxhash.xxh3_64_intdigest(part) for part in parts]
+        checksums = [_checksum(part) for part in parts]
         extents: list[Extent] = []
         with self._books:
             self._appending += 1
@@ -185,7 +185,7 @@ class PlacedRecords(ABC):
             if missing > 0:
                 reason = f"the file ends {missing:,} bytes too early"
                 raise read_failure(self._folder, extent, reason)
-            if xxhash.xxh3_64_intdigest(memory) != extent.checksum:
+            if _checksum(memory) != extent.checksum:
                 reason = "they are not those that were written"
                 raise read_failure(self._folder, extent, reason)
 
@@ -228,3 +228,11 @@ class PlacedRecords(ABC):
 
 def _bytes_of(buffer: Buffer) -> memoryview:
     return memoryview(buffer).cast("B")
+
+
+def _checksum(data: memoryview) -> int:
+    # The function that does this at once keeps the interpreter to itself meanwhile, and so all
+    # other threads that read.
+    state = xxhash.xxh3_64()
+    state.update(data)
+    return state.intdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from ollm_widgets.planning.ids import DeviceKind, LayerTier
 from ollm_widgets.planning.parts import LayerPlacement, StreamingPlan
@@ -11,7 +12,7 @@ from ollm_widgets.planning.search.kinds import Kind
 from ollm_widgets.planning.search.rings import (
     Staging,
     buffers_of,
-    compact_bytes,
+    held_compact_bytes,
     rings_for,
     stagings_for,
 )
@@ -52,17 +53,24 @@ class Buffers:
         any_slots = replace(buffers_of(self.sizes), packed=self.packed)
         if self.from_disk:
             stagings = stagings_for(total, asked_host=host)
-            in_compact = compact_bytes(self.sizes, any_slots.expert_slots)
+            in_compact = held_compact_bytes(self.sizes, any_slots.expert_slots)
             any_slots = replace(any_slots, expert_staging_bytes=in_compact, staging_slots=1)
         # Smaller slots will do where all larger layers stay.
         for slot_bytes in sorted({kind.slot_bytes for kind in self.kinds}, reverse=True):
+            stored_bytes = self._stored_slot_bytes(slot_bytes)
             for preferred, ring in enumerate(rings):
-                streaming = replace(any_slots, device_slots=ring.slots, slot_bytes=slot_bytes)
+                streaming = replace(
+                    any_slots,
+                    device_slots=ring.slots,
+                    slot_bytes=slot_bytes,
+                    stored_slot_bytes=stored_bytes,
+                )
                 device_bytes = room.device_bytes - streaming.device_bytes
                 if device_bytes < 0:
                     continue
                 for place, staging in enumerate(stagings):
-                    staged = staging.slots * slot_bytes + streaming.expert_staging_bytes
+                    staged = staging.slots * streaming.read_slot_bytes
+                    staged += streaming.expert_staging_bytes
                     if not on_cpu and staged > room.host_bytes:
                         continue
                     taken = streaming.device_bytes if on_cpu else staged
@@ -86,6 +94,11 @@ class Buffers:
                         streaming,
                     )
 
+    def _stored_slot_bytes(self, slot_bytes: int) -> int:
+        """What a slot takes of the layers that it suffices for, as they are stored."""
+        passing = [kind.indices for kind in self.kinds if kind.slot_bytes <= slot_bytes]
+        return self.sizes.stored_slot_bytes(chain.from_iterable(passing))
+
 
 def settled(
     sizes: WeightSizes,
@@ -98,7 +111,7 @@ def settled(
     streamed = [index for index, tier in enumerate(placement.tiers) if tier != own]
     if not streamed:
         return StreamingPlan()
-    expert_bytes = sum(sizes.expert_bytes[index] for index in streamed) if sizes.experts else 0
+    expert_bytes = sum(sizes.held_experts[index] for index in streamed) if sizes.experts else 0
     if not expert_bytes:
         streaming = replace(
             streaming,
@@ -110,6 +123,7 @@ def settled(
     streaming = replace(
         streaming,
         slot_bytes=max(sizes.dense_bytes[index] for index in streamed),
+        stored_slot_bytes=sizes.stored_slot_bytes(streamed),
         staging_slots=min(streaming.staging_slots, placement.disk_layers),
         packed=streaming.packed and placement.host_layers > 0,
     )

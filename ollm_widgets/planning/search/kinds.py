@@ -65,10 +65,12 @@ def kinds_of(
     layers = range(len(sizes.layer_bytes))
     stored = sizes.stored_layer_bytes or sizes.layer_bytes
     experts = sizes.expert_bytes or (0,) * len(layers)
-    groups: dict[tuple[bool, int, int, int], list[int]] = {}
+    held, held_experts = sizes.held_layers, sizes.held_experts or experts
+    groups: dict[tuple[bool, int, int, int, int, int], list[int]] = {}
     for index in reversed(layers) if last_first else layers:
         size, in_experts = sizes.layer_bytes[index], experts[index]
-        alike = (in_experts > 0, size, in_experts, stored[index])
+        stored_as = (stored[index], held[index], held_experts[index])
+        alike = (in_experts > 0, size, in_experts, *stored_as)
         groups.setdefault(alike, []).append(index)
     found = [group for _, group in sorted(groups.items(), reverse=True)]
     most = _MOST_WAYS_OF_FEW if len(layers) <= _FEW_LAYERS else most_ways

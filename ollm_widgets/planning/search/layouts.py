@@ -15,7 +15,12 @@ from ollm_widgets.planning.search.buffers import Buffers, on_device_bytes, settl
 from ollm_widgets.planning.search.kinds import MOST_WAYS, MOST_WAYS_FROM_DISK, Kind, kinds_of
 from ollm_widgets.planning.search.objective import speeds_for
 from ollm_widgets.planning.search.pricing import priced
-from ollm_widgets.planning.search.rings import LEAST_SLOTS, buffers_of, compact_bytes, packs
+from ollm_widgets.planning.search.rings import (
+    LEAST_SLOTS,
+    buffers_of,
+    held_compact_bytes,
+    packs,
+)
 from ollm_widgets.planning.search.room import Counts, Room
 from ollm_widgets.planning.search.splits import Found, Limits, Split, Splits
 from ollm_widgets.planning.weights import WeightSizes
@@ -59,7 +64,7 @@ class Layouts:
         self._sizes = sizes
         self._kind = kind
         self._measure = measure
-        self._packed = (True, False) if packing and packs(dtype, kind) else (False,)
+        self._packed = (True, False) if packing and packs(sizes, dtype, kind) else (False,)
         self._captures = repeats and kind == "cuda"
         self._kinds = {
             from_disk: kinds_of(
@@ -90,7 +95,7 @@ class Layouts:
             whole = (0, total) if on_cpu else (total, 0)
             return place_layers(total, *whole), StreamingPlan()
         best = self._better(room, counts, None, from_disk=False)
-        crowded = any(self._sizes.expert_bytes) and self._sizes.layers_bytes > room.host_bytes
+        crowded = any(self._sizes.expert_bytes) and sum(self._sizes.held_layers) > room.host_bytes
         if not on_cpu and (best is None or crowded):
             # What host memory cannot hold must stay on the device, where hot experts may be worth
             # more: then some layers on disk may be the better choice.
@@ -195,7 +200,7 @@ class Layouts:
                 packed=packed and placement.host_layers > 0,
                 staging_slots=min(LEAST_SLOTS, on_disk),
                 expert_staging_bytes=(
-                    compact_bytes(sizes, self._buffers.expert_slots) if on_disk else 0
+                    held_compact_bytes(sizes, self._buffers.expert_slots) if on_disk else 0
                 ),
             )
             streaming = settled(sizes, streaming, placement, room.device_bytes, own)
@@ -209,6 +214,6 @@ class Layouts:
         sums = list(accumulate(each[:most]))
         if most and sums[-1] <= room_bytes:
             return most
-        beside = LEAST_SLOTS * self._buffers.slot_bytes
-        beside += compact_bytes(self._sizes, self._buffers.expert_slots)
+        beside = LEAST_SLOTS * self._buffers.read_slot_bytes
+        beside += held_compact_bytes(self._sizes, self._buffers.expert_slots)
         return sum(size <= room_bytes - beside for size in sums)

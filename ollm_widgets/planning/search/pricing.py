@@ -168,7 +168,7 @@ def priced(
         The buffers; their sizes do not matter.
     """
     none = replace(streaming, expert_cache_bytes=0)
-    held = replace(streaming, expert_cache_bytes=sum(sizes.expert_bytes))
+    held = replace(streaming, expert_cache_bytes=sum(sizes.held_experts))
     by_expert = streaming.expert_streaming and any(sizes.expert_bytes)
     cold = _linear(sizes, kinds, device_kind, none)
     warm = _linear(sizes, kinds, device_kind, held) if by_expert else cold

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from ollm_widgets.planning.ids import DeviceKind, DType
@@ -139,30 +139,43 @@ def stagings_for(layers: int, *, asked_host: int | None) -> list[Staging]:
     return found
 
 
-def packs(dtype: DType, kind: DeviceKind) -> bool:
-    """Whether layers in host memory beside an accelerator may be held packed."""
-    return kind == "cuda" and dtype == "bfloat16"
+def packs(sizes: WeightSizes, dtype: DType, kind: DeviceKind) -> bool:
+    """Whether layers in host memory beside an accelerator may be held packed.
+
+    Quantized ones take less as they are stored.
+    """
+    plain = not sizes.stored_slot_bytes(range(len(sizes.layer_bytes)))
+    return kind == "cuda" and dtype == "bfloat16" and plain
 
 
 def buffers_of(sizes: WeightSizes) -> StreamingPlan:
     """What streaming takes for any layer, without slots: room for its experts."""
     slot_bytes = max(sizes.dense_bytes, default=0)
+    stored_slot_bytes = sizes.stored_slot_bytes(range(len(sizes.layer_bytes)))
     largest = max(sizes.expert_bytes, default=0)
     if not sizes.experts or not largest:
-        return StreamingPlan(slot_bytes=slot_bytes)
+        return StreamingPlan(slot_bytes=slot_bytes, stored_slot_bytes=stored_slot_bytes)
     slots = min(_COMPACT_TOKENS * sizes.active_experts, sizes.experts)
+    room_bytes = largest + _room_bytes(sizes.expert_bytes, sizes.experts, slots)
+    if sizes.quantized_experts:
+        # They come as they are stored, and are expanded from there.
+        room_bytes += held_compact_bytes(sizes, slots)
     return StreamingPlan(
         slot_bytes=slot_bytes,
+        stored_slot_bytes=stored_slot_bytes,
         expert_streaming=True,
         expert_slots=slots,
-        expert_room_bytes=largest + compact_bytes(sizes, slots),
+        expert_room_bytes=room_bytes,
     )
 
 
-def compact_bytes(sizes: WeightSizes, slots: int) -> int:
-    """Bytes of a room for that many experts of any layer."""
-    each = -(-max(sizes.expert_bytes, default=0) // max(sizes.experts, 1))
-    return slots * each
+def held_compact_bytes(sizes: WeightSizes, slots: int) -> int:
+    """Bytes of a room for that many experts of any layer, as they are held and moved."""
+    return _room_bytes(sizes.held_experts, sizes.experts, slots)
+
+
+def _room_bytes(layer_bytes: Sequence[int], experts: int, slots: int) -> int:
+    return slots * -(-max(layer_bytes, default=0) // max(experts, 1))
 
 
 def least_layers_bytes(sizes: WeightSizes | None) -> int:
@@ -176,4 +189,5 @@ def least_layers_bytes(sizes: WeightSizes | None) -> int:
 def well_fed_bytes(sizes: WeightSizes, dtype: DType, kind: DeviceKind) -> int:
     """Bytes of the buffers that keep the wire to an accelerator busy, whatever layers stream."""
     slots = _CUDA_SLOTS[0]
-    return replace(buffers_of(sizes), device_slots=slots, packed=packs(dtype, kind)).device_bytes
+    packed = packs(sizes, dtype, kind)
+    return replace(buffers_of(sizes), device_slots=slots, packed=packed).device_bytes

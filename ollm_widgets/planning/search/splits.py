@@ -96,7 +96,7 @@ class Splits:
     def __post_init__(self) -> None:
         sizes, kinds = self.sizes, self.kinds
         layers = len(sizes.layer_bytes)
-        experts = sizes.expert_bytes or (0,) * layers
+        experts = sizes.held_experts or (0,) * layers
         in_host = sizes.host_layer_bytes(packed=self.packed)
         self._device = [kind.first_bytes(sizes.layer_bytes) for kind in kinds]
         self._host = [kind.last_bytes(in_host) for kind in kinds]

@@ -67,7 +67,9 @@ def loaded_file_bytes(sizes: WeightSizes, run: PlannedRun) -> int:
     stored = sizes.stored_layer_bytes or sizes.layer_bytes
     tiers = run.placement.tiers or ("host",) * len(stored)
     kept = sum(size for size, tier in zip(stored, tiers, strict=False) if tier != "disk")
-    return kept + round(sizes.embeddings_bytes * _stored_share(sizes))
+    # What is no layer is seldom quantized.
+    share = 1.0 if sizes.held_layer_bytes else _stored_share(sizes)
+    return kept + round(sizes.embeddings_bytes * share)
 
 
 def load_stages(
@@ -100,9 +102,12 @@ def load_stages(
     file_bytes = loaded_file_bytes(sizes, run)
     share = _TRANSFORMERS_SHARE if generic and speed.source == PAGE_CACHE else 1.0
     reading_s = file_bytes / (speed.bytes_per_s * share)
-    placed = list(zip(run.placement.tiers, sizes.layer_bytes, strict=False))
+    # An accelerator expands quantized layers itself.
+    expands = bool(sizes.held_layer_bytes) and run.on_accelerator and not generic
+    each = sizes.held_layers if expands else sizes.layer_bytes
+    placed = list(zip(run.placement.tiers, each, strict=False))
     in_memory = sizes.embeddings_bytes + sum(size for tier, size in placed if tier != "disk")
-    if _stored_share(sizes) != 1 and bandwidth.host_copy_bytes_per_s:
+    if _stored_share(sizes) != 1 and bandwidth.host_copy_bytes_per_s and not expands:
         converted = bandwidth.host_copy_bytes_per_s * _CONVERTED_PER_COPIED
         reading_s = max(reading_s, in_memory / converted)
     if run.on_accelerator:

@@ -191,10 +191,10 @@ class ObservationStore:
             )
             for what in {each.what for each in observations}:
                 connection.execute(
-                    "DELETE FROM observations WHERE shape = ?1 AND what = ?2 AND id <= "
-                    "(SELECT id FROM observations WHERE shape = ?1 AND what = ?2 "
+                    "DELETE FROM observations WHERE shape = :shape AND what = :what AND id <= "
+                    "(SELECT id FROM observations WHERE shape = :shape AND what = :what "
                     f"ORDER BY id DESC LIMIT 1 OFFSET {OBSERVATIONS_KEPT})",
-                    (shape.key, what),
+                    {"shape": shape.key, "what": what},
                 )
             self._drop_oldest(connection)
             # Closing the connection of a failed transaction rolls it back.

@@ -6,7 +6,13 @@ from ollm_widgets.planning.passes import PlannedRun
 from ollm_widgets.planning.profile.bandwidth import Bandwidth
 from ollm_widgets.planning.speed.predicted import SpeedPart
 from ollm_widgets.planning.speed.prompt import PromptWork, prompt_seconds
-from ollm_widgets.planning.speed.step import StepWork, launch_s_of, replay_s_of, time_of
+from ollm_widgets.planning.speed.step import (
+    StepWork,
+    launch_s_of,
+    replay_s_of,
+    time_of,
+    unpack_rate_of,
+)
 from ollm_widgets.planning.speed.wires import PAGE_CACHE, THE_DISK, wire_title
 
 
@@ -16,7 +22,11 @@ def step_parts(work: StepWork, speeds: Bandwidth, run: PlannedRun) -> tuple[Spee
     wire = speeds.host_to_device_bytes_per_s
     moved = (
         (memory, work.read_bytes, speeds.read_bytes_per_s),
-        ("decoding packed layers", work.unpacked_bytes, speeds.unpack_bytes_per_s),
+        (
+            "decoding layers",
+            work.unpacked_bytes,
+            unpack_rate_of(speeds, on_cores=not run.on_accelerator),
+        ),
         ("the wire, for what a token asks for", work.awaited_bytes, wire),
         (wire_title(run), work.wire_bytes, wire),
         (PAGE_CACHE, work.page_cache_bytes, speeds.page_cache_bytes_per_s),
@@ -37,6 +47,7 @@ def prompt_parts(work: PromptWork, speeds: Bandwidth, run: PlannedRun) -> tuple[
     arithmetic = (
         SpeedPart("matrix products", work.weight_bytes, 0.0, seconds.products),
         SpeedPart("attention", 0, 0.0, seconds.attention),
+        SpeedPart("Python around the request", 0, 0.0, seconds.asking),
     )
     found = tuple(part for part in arithmetic if part.seconds)
     return (*found, *step_parts(work.pass_work, speeds, run))

@@ -10,6 +10,9 @@ from ollm_widgets.planning.profile.bandwidth import Bandwidth
 # on an H200.
 NOMINAL_LAUNCH_S = 4.5e-6
 NOMINAL_REPLAY_S = 1.2e-6
+# Quantized weights that a CPU expands: 1.2 (mxfp4) to 3.5 (fp8) GB/s of the result on two cores
+# that copy 30.
+_EXPANDED_PER_COPIED = 1 / 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,7 @@ class StepWork:
         Those of them that nothing can send ahead, as the pass itself asks for them: chosen
         experts and cold KV pages. The accelerator waits while they cross.
     unpacked_bytes
-        Raw bytes that packed layers are decoded into.
+        Raw bytes that packed and quantized layers are decoded into.
     disk_bytes, page_cache_bytes
         Read from disk, and read again from the page cache.
     launched
@@ -84,7 +87,7 @@ def seconds_of(work: StepWork, speeds: Bandwidth) -> StepSeconds:
     its cores copy out of the page cache, they do not compute meanwhile.
     """
     computing_s = work.read_bytes / speeds.read_bytes_per_s
-    computing_s += time_of(work.unpacked_bytes, speeds.unpack_bytes_per_s)
+    computing_s += time_of(work.unpacked_bytes, unpack_rate_of(speeds, on_cores=work.on_cores))
     computing_s += time_of(work.awaited_bytes, speeds.host_to_device_bytes_per_s)
     computing_s += work.replayed * replay_s_of(speeds)
     calling_s = work.launched * launch_s_of(speeds)
@@ -99,6 +102,13 @@ def seconds_of(work: StepWork, speeds: Bandwidth) -> StepSeconds:
 def time_of(size_bytes: float, bytes_per_s: float | None) -> float:
     """Return the seconds of a transfer; 0 where its speed is not known."""
     return size_bytes / bytes_per_s if bytes_per_s else 0.0
+
+
+def unpack_rate_of(speeds: Bandwidth, *, on_cores: bool) -> float | None:
+    """Return the raw bytes a second that layers are decoded to; None where it is not known."""
+    if speeds.unpack_bytes_per_s is None and on_cores and speeds.host_copy_bytes_per_s:
+        return speeds.host_copy_bytes_per_s * _EXPANDED_PER_COPIED
+    return speeds.unpack_bytes_per_s
 
 
 def launch_s_of(speeds: Bandwidth) -> float:

@@ -50,7 +50,7 @@ def hot_expert_words(sizes: WeightSizes, run: PlannedRun) -> str:
     """Say what is assumed of hot experts; empty where none are kept."""
     streaming = run.streaming
     own = "accelerator" if run.on_accelerator else "host"
-    pairs = zip(sizes.expert_bytes, run.placement.tiers, strict=False)
+    pairs = zip(sizes.held_experts, run.placement.tiers, strict=False)
     streamed = sum(size for size, tier in pairs if tier != own)
     if not streaming.expert_streaming or not streaming.expert_cache_bytes or not streamed:
         return ""
@@ -65,11 +65,11 @@ def prompt_words(
     seconds = prompt_seconds(work, speeds)
     prompt = f"A prompt of {prompt_tokens:,} token{'' if prompt_tokens == 1 else 's'}"
     took = format_seconds(seconds.total)
-    if seconds.total in (seconds.reading, seconds.wire):
+    if seconds.bound in ("reading", "wire"):
         source = THE_DISK if work.pass_work.disk_bytes else PAGE_CACHE
-        where = source if seconds.total == seconds.reading else wire_title(run)
+        where = source if seconds.bound == "reading" else wire_title(run)
         return f"{prompt} takes one pass over {where}: {took}."
-    if seconds.total == seconds.calling:
+    if seconds.bound == "calling":
         return f"{prompt} takes the {took} of Python's calls for it."
     each = f"2 x {format_count(sizes.parameters_per_token)} operations a token"
     giga = speeds.flops_per_s / 1e9

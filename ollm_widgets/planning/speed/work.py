@@ -43,7 +43,7 @@ class StreamedBytes:
     from_files
         Read from files, as they are stored there.
     decoded
-        Raw bytes of the layers that cross packed.
+        Raw bytes of what crosses packed, or quantized as it is stored.
     """
 
     to_device: int = 0
@@ -137,10 +137,12 @@ def streamed_bytes(sizes: WeightSizes, run: PlannedRun, *, whole_experts: bool) 
         return StreamedBytes()
     own = "accelerator" if run.on_accelerator else "host"
     by_expert = run.streaming.expert_streaming and bool(sizes.expert_bytes)
-    experts = sizes.expert_bytes if by_expert else (0,) * len(tiers)
+    none = (0,) * len(tiers)
+    experts = sizes.expert_bytes if by_expert else none
+    held, held_experts = sizes.held_layers, sizes.held_experts if by_expert else none
     moving = 1.0
     if by_expert and not whole_experts:
-        streamed = sum(size for size, tier in zip(experts, tiers, strict=True) if tier != own)
+        streamed = sum(size for size, tier in zip(held_experts, tiers, strict=True) if tier != own)
         missing = max(streamed - run.streaming.expert_cache_bytes, 0) / streamed if streamed else 0
         moving = sizes.active_share * missing
     packed = run.streaming.packed
@@ -152,19 +154,25 @@ def streamed_bytes(sizes: WeightSizes, run: PlannedRun, *, whole_experts: bool) 
     for index, tier in enumerate(tiers):
         if tier == own:
             continue
-        size, in_experts = sizes.layer_bytes[index], experts[index]
-        dense = size - in_experts
-        chosen = round(in_experts * moving)
+        in_experts, held_in_experts = experts[index], held_experts[index]
+        raw, dense = sizes.layer_bytes[index] - in_experts, held[index] - held_in_experts
+        chosen = round(held_in_experts * moving)
         if tier == "disk":
-            from_files += round(stored[index] * (dense + chosen) / max(size, 1))
+            from_files += round(stored[index] * (dense + chosen) / max(held[index], 1))
+        packs = packed and dense == raw
+        if held_in_experts != in_experts:
+            # Those that a cache holds are expanded too.
+            decoded += round(in_experts * (1.0 if whole_experts else sizes.active_share))
+        if dense != raw:
+            decoded += raw
         if run.on_accelerator:
             device = devices[index]
-            ahead = packed_bytes(dense) if packed and tier == "host" else dense
+            ahead = packed_bytes(dense) if packs and tier == "host" else dense
             to_device[device] = to_device.get(device, 0) + ahead + chosen
             awaited[device] = awaited.get(device, 0) + (0 if whole_experts else chosen)
             # One from disk comes raw. Counting it as decoded keeps a slower tier from looking
             # cheaper, and is nothing beside its way from disk.
-            decoded += dense if packed else 0
+            decoded += dense if packs else 0
     return StreamedBytes(
         to_device=max(to_device.values(), default=0),
         awaited=max(awaited.values(), default=0),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ollm_widgets.protocol.snapshot import PROTOCOL_VERSION, Snapshot
+from ollm_widgets.protocol.views.activity import view_activity
 from ollm_widgets.protocol.views.capabilities import view_capabilities
 from ollm_widgets.protocol.views.chat import view_chat
 from ollm_widgets.protocol.views.header import view_header
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from ollm_widgets.session.session import Session
 
 __all__ = [
+    "view_activity",
     "view_capabilities",
     "view_chat",
     "view_header",
@@ -41,4 +43,5 @@ def view_snapshot(session: Session, seq: int) -> Snapshot:
             capabilities=view_capabilities(session),
             memory=view_memory(session),
             chat=view_chat(session),
+            activity=view_activity(session),
         )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from ollm_widgets.protocol.snapshot import CapabilitiesView, Chip, Row
+from ollm_widgets.protocol.pieces import Chip
+from ollm_widgets.protocol.snapshot import CapabilitiesView, Row
 
 if TYPE_CHECKING:
     from ollm_widgets.session.session import Session

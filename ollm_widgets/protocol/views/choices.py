@@ -30,6 +30,11 @@ _POLICIES = {
     "suffix": "The last layers.",
     "middle-band": "The layers in the middle.",
 }
+_NODES = {
+    "ray": "A node of the cluster.",
+    "ray:cuda": "A node of the cluster that has a GPU.",
+    "ray:cpu": "The CPU of a node of the cluster.",
+}
 _CODECS = {"int8": "8 bits: half of the bytes.", "int4": "4 bits: less than a third of them."}
 
 
@@ -55,17 +60,27 @@ def backends(config: RuntimeConfig | None, offered: Iterable[BackendTraits]) -> 
         )
 
 
-def devices(machine: Machine | None, plan: RuntimePlan | None) -> Iterable[Choice]:
-    """What there is to compute on."""
+def devices(machine: Machine | None, plan: RuntimePlan | None, cluster: bool) -> Iterable[Choice]:
+    """What there is to compute on.
+
+    Parameters
+    ----------
+    cluster
+        Whether there may be other machines.
+    """
     yield Choice(value="cpu", label="cpu", help=machine.cpu.title if machine else "")
     found = {device.name: device.title for device in machine.accelerators} if machine else {}
-    used = dict.fromkeys(plan.devices if plan is not None else (), "")
+    used = dict.fromkeys(plan.devices if plan is not None and not plan.node else (), "")
     names = {**used, **found}
     names.pop("cpu", None)
     for name, title in names.items():
         yield Choice(value=name, label=name, help=title)
     if machine is not None and not names:
         yield Choice(value="cuda", label="cuda", disabled="This machine has no GPU.")
+    asked = plan.config.device if plan is not None else ""
+    for name, title in _NODES.items():
+        if name == asked or (cluster and name == "ray"):
+            yield Choice(value=name, label=name, help=title)
 
 
 def dtypes() -> Iterable[Choice]:

@@ -14,6 +14,7 @@ from ollm_widgets.protocol.views import choices as options
 from ollm_widgets.protocol.views.choices import ruled_out
 from ollm_widgets.render.units import format_memory
 from ollm_widgets.session.edits import edit_text
+from ollm_widgets.session.kernel_manager import offers_cluster
 
 if TYPE_CHECKING:
     from ollm_widgets.planning.plan import RuntimePlan
@@ -46,8 +47,8 @@ def _main(form: _Form, offered: Iterable[BackendTraits]) -> Iterable[Field]:
     yield form.choice(
         "device",
         label="Device",
-        automatic=f"auto: {plan.device}" if plan else "automatic",
-        choices=options.devices(session.machine, plan),
+        automatic=_automatic_device(plan),
+        choices=options.devices(session.desk.machine, plan, offers_cluster(session.manager)),
         meaning="Where it computes. Automatic takes a GPU where there is one.",
     )
     yield form.choice(
@@ -64,18 +65,19 @@ def _main(form: _Form, offered: Iterable[BackendTraits]) -> Iterable[Field]:
         meaning="Attend to the last N tokens only: memory stays bounded, older text is forgotten.",
         disabled=ruled_out(config, "kv_cache_window_tokens", 1),
     )
-    on_cpu = plan is not None and plan.device == "cpu"
+    placement = plan.placement if plan is not None and plan.placement.tiers else None
+    on_cpu = plan is not None and placement is not None and plan.device == "cpu"
     yield form.count(
         "offload_gpu_layers",
         label="Layers on GPU",
-        automatic=f"{plan.placement.accelerator_layers} (auto)" if plan else "automatic",
+        automatic=f"{placement.accelerator_layers} (auto)" if placement else "automatic",
         meaning="Decoder layers that stay on the accelerator.",
         disabled="This plan runs on the CPU." if on_cpu else form.no_offload,
     )
     yield form.count(
         "offload_cpu_layers",
         label="Layers in RAM",
-        automatic=f"{plan.placement.host_layers} (auto)" if plan else "automatic",
+        automatic=f"{placement.host_layers} (auto)" if placement else "automatic",
         meaning="Decoder layers that stay in host memory.",
         disabled=form.no_offload,
     )
@@ -94,9 +96,18 @@ def _main(form: _Form, offered: Iterable[BackendTraits]) -> Iterable[Field]:
     )
 
 
+def _automatic_device(plan: RuntimePlan | None) -> str:
+    if plan is None:
+        return "automatic"
+    if not plan.node:
+        return f"auto: {plan.device}"
+    # What the device is called on a node says nothing of this machine.
+    return f"auto: {plan.node}" if plan.config.device == "auto" else "automatic"
+
+
 def _rare(form: _Form) -> Iterable[Field]:
     session, plan = form.session, form.plan
-    config, machine = session.config, session.machine
+    config, machine = session.config, session.desk.machine
     has_gpu = machine is None or bool(machine.accelerators) or form.tier_bytes("gpu") is not None
     yield form.size(
         "gpu_memory_budget",
@@ -215,9 +226,9 @@ class _Form:
 
     def _field(self, name: str, kind: _Kind, **said: Unpack[_Said]) -> Field:
         session = self.session
-        error = session.edit_errors.get(name, "")
+        error = session.desk.errors.get(name, "")
         if error:
-            value = session.edits[name]
+            value = session.desk.edits[name]
         else:
             value = edit_text(session.config, name) if session.config is not None else ""
         return Field(

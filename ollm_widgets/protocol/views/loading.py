@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from ollm_widgets.protocol.snapshot import FileView, LoadingView, Problem, StageView
+from ollm_widgets.protocol.pieces import Problem
+from ollm_widgets.protocol.snapshot import FileView, LoadingView, StageView
 from ollm_widgets.render.units import format_bytes, format_seconds
+from ollm_widgets.session.holding import waiting_text
 
 if TYPE_CHECKING:
     from ollm_widgets.errors import OllmError
@@ -79,8 +81,10 @@ def _text(stage: Stage, *, running: bool) -> str:
 
 def _summary(session: Session) -> str:
     loading = session.loading
+    if loading.state == "loading":
+        return _waiting(session)
     if loading.state == "loaded":
-        return f"{loading.model} was loaded in {format_seconds(loading.seconds)}."
+        return _loaded(loading)
     if loading.state == "cancelled":
         return f"Loading {loading.model} was cancelled."
     runtime = session.runtime
@@ -88,4 +92,22 @@ def _summary(session: Session) -> str:
         return f"{runtime.name} is in memory already."
     if loading.state == "idle" and session.config is None:
         return "Pick a model to load it."
+    return ""
+
+
+def _loaded(loading: Loading) -> str:
+    if not loading.stages:
+        return f"{loading.model} was in memory already."
+    waited_s = loading.waited_s
+    after = f", after {format_seconds(waited_s)} of waiting" if waited_s else ""
+    return f"{loading.model} was loaded in {format_seconds(loading.seconds - waited_s)}{after}."
+
+
+def _waiting(session: Session) -> str:
+    """For whom the load waits; empty while it runs."""
+    manager = session.manager
+    for one in manager.waiting():
+        if one.name == session.loading.model:
+            text = waiting_text(one, manager.residents())
+            return f"{text[0].upper()}{text[1:]}."
     return ""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ollm_widgets.planning.verdict import Verdict, verdict_of
-from ollm_widgets.protocol.snapshot import Chip, Group, ModelItem, ModelsView
+from ollm_widgets.protocol.pieces import Chip
+from ollm_widgets.protocol.snapshot import Group, ModelItem, ModelsView
 from ollm_widgets.render.units import format_bytes, format_count, format_memory
 
 if TYPE_CHECKING:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ollm_widgets.planning.reasons import why_node
 from ollm_widgets.protocol.snapshot import Change, Figure, PlanView, PresetView
 from ollm_widgets.protocol.views.fields import view_fields
 from ollm_widgets.protocol.views.speed import view_correction, view_speed, view_times
@@ -31,35 +32,40 @@ def view_plan(session: Session) -> PlanView | None:
             return PlanView(
                 fields=view_fields(session),
                 executable=False,
-                headline="No plan" if session.plan_problem else "Planning",
-                reason=session.plan_problem,
+                headline="No plan" if session.desk.problem else "Planning",
+                reason=session.desk.problem,
                 bars=(),
                 figures=(),
-                can_undo=session.editing.can_undo,
-                can_redo=session.editing.can_redo,
-                planning=not session.plan_problem,
+                can_undo=session.desk.editing.can_undo,
+                can_redo=session.desk.editing.can_redo,
+                planning=not session.desk.problem,
             )
         fields = view_fields(session)
         labels = {field.name: field.label for field in fields}
         backend = session.manager.loader.backends.get(plan.backend_id or "")
         return PlanView(
             fields=fields,
-            executable=(plan.is_executable() or session.can_download) and not session.edit_errors,
+            executable=(plan.is_executable() or session.desk.can_download)
+            and not session.desk.errors,
             headline=plan.headline(),
             reason=plan.reason,
             bars=view_tiers(plan.memory),
             figures=_figures(plan),
-            notes=(*((session.hub_problem,) if session.hub_problem else ()), *plan.details),
+            notes=(
+                *filter(None, (session.desk.hub_problem, why_node(plan))),
+                *session.desk.room,
+                *plan.details,
+            ),
             code=plan.to_code(),
             planning=plan.config != config,
             layers=view_layers(plan, config, backend.traits if backend is not None else None),
             times=view_times(plan.speed),
             correction=view_correction(plan.speed),
             presets=tuple(_presets(config, plan)),
-            can_undo=session.editing.can_undo,
-            can_redo=session.editing.can_redo,
-            changes=tuple(_changes(session.plan_before, plan, labels)),
-            story="\n".join(filter(None, (plan.explain(), session.advising.text_for(plan)))),
+            can_undo=session.desk.editing.can_undo,
+            can_redo=session.desk.editing.can_redo,
+            changes=tuple(_changes(session.desk.plan_before, plan, labels)),
+            story="\n".join(filter(None, (plan.explain(), session.desk.advising.text_for(plan)))),
         )
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from ollm_widgets.protocol.pieces import Place
 from ollm_widgets.protocol.snapshot import (
     LayerRun,
     LayersView,
     MemoryBar,
-    Place,
     Segment,
     SegmentKind,
 )

@@ -22,12 +22,16 @@ class Library:
         The versions that this package takes, ``>=2.8,<3``; empty where any will do.
     fits
         Whether it is one of them; None where that cannot be said.
+    extra, purpose
+        The extra of this package that brings it, and what for; empty for what is always needed.
     """
 
     name: str
     installed: str
     wanted: str = ""
     fits: bool | None = None
+    extra: str = ""
+    purpose: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,8 @@ from ollm_widgets.runtime.doctor.surroundings import folders, variables
 
 Found = TypeVar("Found")
 
-# Modules of `widgets/` that draw nothing themselves.
-_NO_WIDGETS = ("__init__", "base")
+# What a module of `widgets/` says that has page code of its own.
+_IS_WIDGET = "_esm = "
 
 
 def gather(machine: Machine | None = None) -> Facts:
@@ -90,7 +90,7 @@ def missing_bundles() -> tuple[str, ...]:
     widgets = (
         module.name.removesuffix(".py").replace("_", "-")
         for module in package.joinpath("widgets").iterdir()
-        if module.name.endswith(".py") and module.name.removesuffix(".py") not in _NO_WIDGETS
+        if module.name.endswith(".py") and _IS_WIDGET in module.read_text(encoding="utf-8")
     )
     static = package.joinpath("static")
     return tuple(sorted(name for name in widgets if not static.joinpath(f"{name}.js").is_file()))

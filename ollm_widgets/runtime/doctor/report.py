@@ -127,6 +127,9 @@ def _library_rows(facts: Facts) -> Iterator[Row]:
 
 
 def _library_text(library: Library, build: str) -> str:
+    if library.extra and not library.installed:
+        command = f"pip install '{APPLICATION}[{library.extra}]'"
+        return f"not installed; {command} is for {library.purpose}"
     text = library.installed or "not installed"
     if build:
         text += f" ({build})"

@@ -14,6 +14,7 @@ from ollm_widgets.weights.checkpoint.conversions import Conversion, ConversionJo
 from ollm_widgets.weights.checkpoint.index import CheckpointIndex
 from ollm_widgets.weights.checkpoint.mapping import DtypePolicy, MappedTensor, map_tensors
 from ollm_widgets.weights.checkpoint.moves import TracedTensor, runs_of
+from ollm_widgets.weights.checkpoint.quantized import QuantizedForms
 from ollm_widgets.weights.checkpoint.recipe import Piece, TensorRecipe
 from ollm_widgets.weights.checkpoint.tied import settle_tied, tied_names, untied
 
@@ -57,12 +58,12 @@ def recipes_for(model: PreTrainedModel, index: CheckpointIndex) -> dict[str, Ten
         for recipe in _recipes_of(mapped, model, state):
             recipes[recipe.name] = recipe
     if _is_expanded(model):
-        # What its quantizer does not expand, transformers leaves in the dtype it is stored in.
-        policy = DtypePolicy(model)
-        recipes = {
-            name: replace(recipe, dtype=policy.planned(name, state[name].dtype))
-            for name, recipe in recipes.items()
-        }
+        policy, forms = DtypePolicy(model), QuantizedForms()
+        for name, recipe in recipes.items():
+            # What its quantizer does not expand, transformers leaves in the dtype it is stored in.
+            dtype = policy.planned(name, state[name].dtype)
+            quantized = forms.of(recipe, dtype)
+            recipes[name] = replace(recipe, dtype=dtype, quantized=quantized)
     tied = tied_names(model)
     recipes = settle_tied(recipes, tied)
     missing = untied(state.keys() - recipes.keys(), tied, recipes)

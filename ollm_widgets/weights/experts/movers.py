@@ -97,14 +97,14 @@ class AddressedMover:
         chosen, remapped = self._workspace.chosen[:rows], self._workspace.remapped[:pairs]
         tensors = self._workspace.compact(self.source, rows)
         assign_slots(index.reshape(-1), remapped, chosen, self._usage, experts)
-        self._gather(chosen, tensors)
+        self._fetch(chosen, tensors)
         return Placed(tensors, remapped.view(index.shape).to(index.dtype))
 
     def whole(self, index: torch.Tensor) -> Placed:
         """Fetch the chosen experts that this layer's last call did not bring, without waiting."""
         area = self._workspace.whole(self.source)
         experts = self.source.experts
-        tensors = stacked_views(area.buffer, self.source.tensors, experts)
+        tensors = stacked_views(area.buffer, self.source.form.made, experts)
         flat = index.reshape(-1)
         number = torch.where((flat >= 0) & (flat < experts), flat, experts).long()
         uses = min(1.0, _PROMPT_USES / max(1, index.shape[0]))
@@ -115,7 +115,7 @@ class AddressedMover:
         chosen = chosen.scatter_(0, number, number)[:experts].masked_fill_(present, -1)
         self._usage.add_(chosen >= 0)
         present.logical_or_(chosen >= 0)
-        self._gather(chosen, tensors)
+        self._fetch(chosen, tensors)
         if self._next is not None and flat.numel() >= 4 * experts:
             self._next.bring_whole()
         return Placed(tensors, index, area)
@@ -141,6 +141,19 @@ class AddressedMover:
     def traffic(self) -> ExpertTraffic:
         """Bytes that were brought ahead of time."""
         return ExpertTraffic(moved_bytes=self._ahead_bytes)
+
+    def _fetch(self, chosen: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Bring chosen experts, by way of the room for what is held where that is expanded."""
+        if not self.source.form.expands:
+            self._gather(chosen, tensors)
+            return
+        step = self._workspace.slots
+        for start in range(0, len(chosen), step):
+            part = chosen[start : start + step]
+            held = self._workspace.held(self.source, len(part))
+            self._gather(part, held)
+            rows = {name: each[start : start + step] for name, each in tensors.items()}
+            self.source.form.expand(held, rows, part)
 
     def _gather(self, chosen: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> None:
         for number, tensor in enumerate(self.source.tensors):
@@ -181,7 +194,7 @@ class ListedMover:
     def whole(self, index: torch.Tensor) -> Placed:
         """Bring the chosen experts that this layer's last call did not bring."""
         area = self._workspace.whole(self.source)
-        tensors = stacked_views(area.buffer, self.source.tensors, self.source.experts)
+        tensors = stacked_views(area.buffer, self.source.form.made, self.source.experts)
         _, chosen = self._chosen(index)
         absent = [expert for expert in chosen if expert not in area.held]
         self._bring(absent, absent, tensors)
@@ -198,6 +211,25 @@ class ListedMover:
         return number, [each for each in torch.unique(number).tolist() if each < experts]
 
     def _bring(
+        self, experts: Sequence[int], rows: Sequence[int], tensors: Mapping[str, torch.Tensor]
+    ) -> None:
+        """Bring experts, by way of the room for what is held where that is expanded."""
+        form = self.source.form
+        if not form.expands:
+            self._move(experts, rows, tensors)
+            return
+        step = max(1, self._workspace.slots)
+        for start in range(0, len(experts), step):
+            some = experts[start : start + step]
+            held = self._workspace.held(self.source, len(some))
+            self._move(some, range(len(some)), held)
+            for place, row in enumerate(rows[start : start + step]):
+                form.expand(
+                    {name: each[place : place + 1] for name, each in held.items()},
+                    {name: each[row : row + 1] for name, each in tensors.items()},
+                )
+
+    def _move(
         self, experts: Sequence[int], rows: Sequence[int], tensors: Mapping[str, torch.Tensor]
     ) -> None:
         missing: list[tuple[int, int]] = []

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from ollm_widgets.errors import Cancelled
+from ollm_widgets.weights.quantized.expanding import expand
 
 if TYPE_CHECKING:
-    from ollm_widgets.weights.checkpoint.recipe import TensorRecipe
+    from ollm_widgets.weights.checkpoint.layout import LayerLayout
+    from ollm_widgets.weights.checkpoint.recipe import QuantizedKind, TensorRecipe
     from ollm_widgets.weights.model.structure import ExpertGroup
     from ollm_widgets.weights.reading.reader import PendingRead, WeightReader
 
@@ -43,6 +45,79 @@ class ExpertTensor:
         return math.prod(self.row_shape) * self.dtype.itemsize
 
 
+@dataclass(frozen=True, slots=True)
+class ExpertForm:
+    """What experts run as, and which of their parameters are expanded from what is held of them.
+
+    A quantized parameter ``name`` is held as ``name_values`` and ``name_scales``, as its
+    checkpoint has it; the others are held as they run.
+
+    Parameters
+    ----------
+    made
+        The parameters that an expert runs with.
+    kinds
+        The quantized ones.
+    """
+
+    made: tuple[ExpertTensor, ...]
+    kinds: Mapping[str, QuantizedKind]
+
+    @classmethod
+    def of(cls, layout: LayerLayout, group: ExpertGroup) -> ExpertForm:
+        """The form of a layer's experts, of which `layout` has the parameters as they run."""
+        recipes = {slot.name: slot.recipe for slot in layout.slots}
+        own = {name: recipes[f"{group.path}.{name}"] for name in group.parameters}
+        made = (
+            ExpertTensor(name, recipe.dtype, tuple(recipe.shape[1:]))
+            for name, recipe in own.items()
+        )
+        kinds = {
+            name: recipe.quantized.kind
+            for name, recipe in own.items()
+            if recipe.quantized is not None
+        }
+        return cls(tuple(made), kinds)
+
+    def held_names(self, group: ExpertGroup) -> dict[str, str]:
+        """Names of the tensors that are held, and the same relative to the layer."""
+        names: list[str] = []
+        for name in group.parameters:
+            names += [f"{name}_values", f"{name}_scales"] if name in self.kinds else [name]
+        return {name: f"{group.path}.{name}" for name in names}
+
+    @property
+    def expands(self) -> bool:
+        """Whether anything is held otherwise than it runs."""
+        return bool(self.kinds)
+
+    def expand(
+        self,
+        held: Mapping[str, torch.Tensor],
+        out: Mapping[str, torch.Tensor],
+        chosen: torch.Tensor | None = None,
+    ) -> None:
+        """Expand rows of held tensors to rows of those that run, without waiting on CUDA.
+
+        Parameters
+        ----------
+        held, out
+            Name to ``[rows, ...]``, on the same device.
+        chosen
+            int64 ``[rows]``; rows where it is negative are left as they are.
+        """
+        for tensor in self.made:
+            target, kind = out[tensor.name], self.kinds.get(tensor.name)
+            if kind is not None:
+                values, scales = held[f"{tensor.name}_values"], held[f"{tensor.name}_scales"]
+                expand(kind, values, scales, target, chosen)
+            elif chosen is None:
+                target.copy_(held[tensor.name])
+            else:
+                shape = (-1, *(1,) * (target.dim() - 1))
+                target.copy_(torch.where(chosen.view(shape) < 0, target, held[tensor.name]))
+
+
 class ExpertSource(Protocol):
     """Gives single experts of one layer."""
 
@@ -52,7 +127,11 @@ class ExpertSource(Protocol):
 
     @property
     def tensors(self) -> tuple[ExpertTensor, ...]:
-        """The parameters that an expert has a row of."""
+        """What is held and moved of an expert."""
+
+    @property
+    def form(self) -> ExpertForm:
+        """What an expert runs as."""
 
     def fetch(
         self,
@@ -70,8 +149,10 @@ class HostExperts:
     Parameters
     ----------
     tensors
-        Parameter name to tensor ``[experts, ...]``, contiguous, on the CPU. Pinned ones are read
-        by an accelerator without a trip to the CPU. They are looked at, not copied.
+        Name to tensor ``[experts, ...]``, contiguous, on the CPU. Pinned ones are read by an
+        accelerator without a trip to the CPU. They are looked at, not copied.
+    form
+        What the experts run as; None where it is the same.
 
     Raises
     ------
@@ -79,7 +160,7 @@ class HostExperts:
         When the tensors differ in their first dimension or are not contiguous.
     """
 
-    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
+    def __init__(self, tensors: Mapping[str, torch.Tensor], form: ExpertForm | None = None) -> None:
         counts = {tensor.shape[0] for tensor in tensors.values()}
         if len(counts) != 1 or not all(each.is_contiguous() for each in tensors.values()):
             shapes = {name: list(each.shape) for name, each in tensors.items()}
@@ -89,11 +170,7 @@ class HostExperts:
         self.tensors = tuple(
             ExpertTensor(name, each.dtype, tuple(each.shape[1:])) for name, each in tensors.items()
         )
-
-    @classmethod
-    def of(cls, views: Mapping[str, torch.Tensor], group: ExpertGroup) -> HostExperts:
-        """The experts among a layer's tensors by name relative to the layer."""
-        return cls({name: views[f"{group.path}.{name}"] for name in group.parameters})
+        self.form = form or ExpertForm(self.tensors, {})
 
     @property
     def pinned(self) -> bool:
@@ -121,10 +198,17 @@ class DiskExperts:
     reader
         Reads rows of the stacked tensors.
     recipes
-        Parameter name in the experts' module to the recipe of the stacked tensor.
+        Name to the recipe of the stacked tensor.
+    form
+        What the experts run as; None where it is the same.
     """
 
-    def __init__(self, reader: WeightReader, recipes: Mapping[str, TensorRecipe]) -> None:
+    def __init__(
+        self,
+        reader: WeightReader,
+        recipes: Mapping[str, TensorRecipe],
+        form: ExpertForm | None = None,
+    ) -> None:
         self._reader = reader
         self._recipes = dict(recipes)
         self.experts = next(iter(self._recipes.values())).shape[0]
@@ -132,19 +216,7 @@ class DiskExperts:
             ExpertTensor(name, recipe.dtype, tuple(recipe.shape[1:]))
             for name, recipe in self._recipes.items()
         )
-
-    @classmethod
-    def of(
-        cls,
-        reader: WeightReader,
-        recipes: Mapping[str, TensorRecipe],
-        prefix: str,
-        group: ExpertGroup,
-    ) -> DiskExperts:
-        """The experts of the layer called `prefix`, e.g. ``"model.layers.3"``."""
-        return cls(
-            reader, {name: recipes[f"{prefix}.{group.path}.{name}"] for name in group.parameters}
-        )
+        self.form = form or ExpertForm(self.tensors, {})
 
     def fetch(
         self,

@@ -51,7 +51,7 @@ class ExpertStreamer:
         self.mover = mover
         self._workspace = workspace
         experts = mover.source.experts
-        _require_parameters(module, mover.source.tensors)
+        _require_parameters(module, mover.source.form.made)
         self._arguments = _argument_names(module)
         # What is per expert and not a stacked parameter would not follow a new numbering.
         self._renumbers = getattr(module, "num_experts", None) == experts and not any(

@@ -73,7 +73,7 @@ class ExpertStreaming:
         in_place: bool = True,
     ) -> None:
         in_place = in_place and device.type == "cpu"
-        resident = [each for each in layers if in_place and isinstance(each.source, HostExperts)]
+        resident = [each for each in layers if in_place and _runs_as_it_is(each.source)]
         moved = [each for each in layers if each not in resident]
         sources = [each.source for each in moved]
         self.workspace = ExpertWorkspace(
@@ -164,9 +164,17 @@ class ExpertStreaming:
 
     def _bring_ahead(self, device: torch.device) -> None:
         copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        movers = [each.mover for each in self.streamers if isinstance(each.mover, AddressedMover)]
+        movers = [
+            each.mover
+            for each in self.streamers
+            if isinstance(each.mover, AddressedMover) and not each.mover.source.form.expands
+        ]
         for mover, following in itertools.pairwise(movers):
             mover.follow(following, copies)
+
+
+def _runs_as_it_is(source: ExpertSource) -> bool:
+    return isinstance(source, HostExperts) and not source.form.expands
 
 
 def _addressable(source: ExpertSource, device: torch.device) -> bool:

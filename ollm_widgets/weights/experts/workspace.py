@@ -8,7 +8,12 @@ from collections.abc import Sequence
 import torch
 
 from ollm_widgets.errors import OutOfMemory
-from ollm_widgets.weights.experts.sources import ExpertSource, stacked_bytes, stacked_views
+from ollm_widgets.weights.experts.sources import (
+    ExpertSource,
+    ExpertTensor,
+    stacked_bytes,
+    stacked_views,
+)
 
 
 class WholeLayer:
@@ -82,6 +87,10 @@ class ExpertWorkspace:
         self._compact = torch.zeros(
             self.compact_bytes_of(sources, slots), dtype=torch.uint8, device=device
         )
+        self._held = torch.zeros(
+            self.held_bytes_of(sources, slots), dtype=torch.uint8, device=device
+        )
+        self._staging_bytes = _most_bytes([each.tensors for each in sources], slots)
         self.chosen = torch.full((slots,), -1, dtype=torch.int64, device=device)
         self.remapped = torch.zeros(slots, dtype=torch.int64, device=device)
         self._staging: torch.Tensor | None = None
@@ -91,12 +100,17 @@ class ExpertWorkspace:
     @staticmethod
     def compact_bytes_of(sources: Sequence[ExpertSource], slots: int) -> int:
         """Bytes of the compact room, for plans."""
-        return max((stacked_bytes(each.tensors, slots) for each in sources), default=0)
+        return _most_bytes([each.form.made for each in sources], slots)
+
+    @staticmethod
+    def held_bytes_of(sources: Sequence[ExpertSource], slots: int) -> int:
+        """Bytes of the room for experts that are expanded from there; 0 where none are."""
+        return _most_bytes([each.tensors for each in sources if each.form.expands], slots)
 
     @staticmethod
     def whole_bytes_of(sources: Sequence[ExpertSource]) -> int:
         """Bytes of one whole layer, for plans."""
-        return max((stacked_bytes(each.tensors, each.experts) for each in sources), default=0)
+        return max((stacked_bytes(each.form.made, each.experts) for each in sources), default=0)
 
     @property
     def offers_whole_layers(self) -> bool:
@@ -107,7 +121,7 @@ class ExpertWorkspace:
     def device_bytes(self) -> int:
         """Bytes taken on the device up to now."""
         whole = sum(area.buffer.numel() + area.present.numel() for area in self._areas)
-        return self._compact.numel() + 16 * self.slots + whole
+        return self._compact.numel() + self._held.numel() + 16 * self.slots + whole
 
     @property
     def host_bytes(self) -> int:
@@ -116,7 +130,14 @@ class ExpertWorkspace:
 
     def compact(self, source: ExpertSource, rows: int) -> dict[str, torch.Tensor]:
         """Tensors ``[rows, *row_shape]`` by name; whoever called before loses its rows."""
-        return stacked_views(self._compact, source.tensors, rows)
+        return stacked_views(self._compact, source.form.made, rows)
+
+    def held(self, source: ExpertSource, rows: int) -> dict[str, torch.Tensor]:
+        """Room for experts as they are held, to be expanded from there: ``[rows, ...]`` by name.
+
+        At most `slots` rows; whoever called before loses its own.
+        """
+        return stacked_views(self._held, source.tensors, rows)
 
     def whole(self, source: ExpertSource) -> WholeLayer:
         """The whole layer that holds a source's experts, or the one that was not used last."""
@@ -151,7 +172,7 @@ class ExpertWorkspace:
             pinned = self.device.type == "cuda"
             with torch.inference_mode(False):
                 self._staging = torch.empty(
-                    self._compact.numel(), dtype=torch.uint8, device="cpu", pin_memory=pinned
+                    self._staging_bytes, dtype=torch.uint8, device="cpu", pin_memory=pinned
                 )
         if self._staged is not None:
             self._staged.synchronize()
@@ -167,7 +188,7 @@ class ExpertWorkspace:
     def close(self) -> None:
         """Free everything."""
         self.free_whole_layers()
-        self._compact = self._compact.new_empty(0)
+        self._compact = self._held = self._compact.new_empty(0)
         self.chosen = self.remapped = self.chosen.new_empty(0)
         self._staging = self._staged = None
         self.slots = 0
@@ -187,3 +208,7 @@ class ExpertWorkspace:
                 free_bytes=free,
                 hint="Keep fewer layers or experts on the accelerator.",
             ) from error
+
+
+def _most_bytes(each: Sequence[Sequence[ExpertTensor]], rows: int) -> int:
+    return max((stacked_bytes(tensors, rows) for tensors in each), default=0)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ollm_widgets.errors import SpecializationLoadError
+from ollm_widgets.weights.model.building import building
 from ollm_widgets.weights.model.expanding import expanding_quantizer, prepare_to_expand
 
 if TYPE_CHECKING:
@@ -42,6 +43,11 @@ def build_skeleton(
         If transformers cannot build the model, or the checkpoint is quantized by a method that
         cannot be expanded.
     """
+    with building():
+        return _built(folder, dtype, device, kind)
+
+
+def _built(folder: Path, dtype: torch.dtype, device: torch.device, kind: str) -> PreTrainedModel:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
     factory = AutoModelForImageTextToText if kind == "image-text-to-text" else AutoModelForCausalLM

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ollm_widgets.weights.cuda import has_happened, new_event, new_stream
-from ollm_widgets.weights.packing.format import PackedFormat
-from ollm_widgets.weights.packing.unpacking import unpack_into
+from ollm_widgets.weights.decoding import HeldForm, decode_into
 from ollm_widgets.weights.rings.ring import ReadingRing, refill_order, successor
 
 if TYPE_CHECKING:
@@ -30,25 +29,25 @@ class StreamedLayer:
         Its tensors in the buffer that it computes from.
     host
         Its bytes in page-locked host memory; None when they are on disk.
-    packed
-        How `host` is packed; None when it is raw.
+    form
+        What they are decoded from; None when they are raw.
     """
 
     layout: LayerLayout
     host: torch.Tensor | None = None
-    packed: PackedFormat | None = None
+    form: HeldForm | None = None
 
     @property
     def wire_bytes(self) -> int:
         """Bytes that cross to the accelerator in a pass."""
-        return self.layout.size_bytes if self.host is None else self.host.numel()
+        return self.layout.size_bytes if self.form is None else self.form.size_bytes
 
 
 class CopyingRing:
     """Slots on a CUDA device; a copy stream fills them while the current stream computes.
 
-    Packed layers are decoded on the computing stream into one buffer that they share, which
-    frees their slot before they have computed.
+    Packed and quantized layers are decoded on the computing stream into one buffer that they share,
+    which frees their slot before they have computed.
 
     Parameters
     ----------
@@ -77,8 +76,8 @@ class CopyingRing:
         count = min(max(slots, 1), len(layers))
         size = max(layer.wire_bytes for layer in layers)
         self._slots = [_device_buffer(size, device) for _ in range(count)]
-        packed = [layer.layout.size_bytes for layer in layers if layer.packed is not None]
-        self._decoded = _device_buffer(max(packed), device) if packed else None
+        held = [layer.layout.size_bytes for layer in layers if layer.form is not None]
+        self._decoded = _device_buffer(max(held), device) if held else None
         self._copies: torch.cuda.Stream = new_stream(device)
         self._holds: list[int | None] = [None] * count
         self._arrived: list[torch.cuda.Event | None] = [None] * count
@@ -104,7 +103,7 @@ class CopyingRing:
 
     def buffer(self, index: int) -> torch.Tensor:
         """Return the memory that layer `index` computes from."""
-        if self._layers[index].packed is not None and self._decoded is not None:
+        if self._layers[index].form is not None and self._decoded is not None:
             return self._decoded
         return self._slots[index % len(self._slots)]
 
@@ -122,14 +121,14 @@ class CopyingRing:
             torch.cuda.current_stream(self._device).wait_event(arrived)
         if recorder is not None:
             recorder.copied()
-        packed = self._layers[index].packed
-        if packed is not None and self._decoded is not None:
-            unpack_into(self._slots[slot], packed, self._decoded)
+        form = self._layers[index].form
+        if form is not None and self._decoded is not None:
+            decode_into(self._slots[slot], form, self._decoded)
             self._refill(index)
 
     def give_back(self, index: int) -> None:
         """Let the next layer follow into this slot once the current stream is done with it."""
-        if self._layers[index].packed is None:
+        if self._layers[index].form is None:
             self._refill(index)
 
     def settle(self) -> None:
@@ -226,7 +225,7 @@ class CopyingRing:
         except BaseException:
             self._holds[index % len(self._slots)] = None
             raise
-        size = self._layers[index].layout.size_bytes
+        size = self._layers[index].wire_bytes
         arrived = self._copy(index, reads.buffer(position)[:size])
         self._leaving.append((arrived, position))
 

@@ -22,6 +22,7 @@ from ollm_widgets.weights.pinned import HostBuffer
 
 if TYPE_CHECKING:
     from ollm_widgets.weights.checkpoint.layout import LayerLayout
+    from ollm_widgets.weights.quantized.form import StoredForm
     from ollm_widgets.weights.reading.reader import PendingRead, WeightReader
     from ollm_widgets.weights.trace import Recorder
 
@@ -78,16 +79,22 @@ def host_buffer(size_bytes: int) -> torch.Tensor:
 class ReadingRing:
     """Slots in the memory that computes, filled straight from files.
 
+    Quantized layers are expanded into one buffer that they share, which frees their slot before
+    they have computed.
+
     Parameters
     ----------
     reader
         Reads ahead on its own threads, in the order of asking.
     layouts
-        One for each streamed layer.
+        What is read of each streamed layer.
     slots
         Buffers; one that computes and at least one that is being filled.
     allocate
         Makes a buffer of that many bytes in host memory.
+    forms
+        What a layer is expanded from, None for one that is read as it runs; empty where nothing
+        is expanded here.
     """
 
     staging_bytes = 0
@@ -98,9 +105,13 @@ class ReadingRing:
         layouts: Sequence[LayerLayout],
         slots: int,
         allocate: Callable[[int], torch.Tensor] = host_buffer,
+        forms: Sequence[StoredForm | None] = (),
     ) -> None:
         self._reader = reader
         self._layouts = tuple(layouts)
+        self._forms = tuple(forms) or (None,) * len(self._layouts)
+        raw = [form.raw_size_bytes for form in self._forms if form is not None]
+        self._expanded = allocate(max(raw)) if raw else None
         count = min(max(slots, 1), len(layouts))
         size = max(layout.size_bytes for layout in layouts)
         self._slots = [allocate(size) for _ in range(count)]
@@ -109,11 +120,14 @@ class ReadingRing:
 
     @property
     def slot_bytes(self) -> int:
-        """Bytes of all slots."""
-        return sum(slot.numel() for slot in self._slots)
+        """Bytes of all slots, and of the buffer for expanded layers."""
+        expanded = 0 if self._expanded is None else self._expanded.numel()
+        return sum(slot.numel() for slot in self._slots) + expanded
 
     def buffer(self, index: int) -> torch.Tensor:
-        """Return the slot of layer `index`."""
+        """Return the memory that layer `index` computes from."""
+        if self._forms[index] is not None and self._expanded is not None:
+            return self._expanded
         return self._slots[index % len(self._slots)]
 
     def take(self, index: int, cancel: threading.Event | None, recorder: Recorder | None) -> None:
@@ -139,9 +153,17 @@ class ReadingRing:
             self._reads[slot] = None
         if recorder is not None:
             recorder.read()
+        form = self._forms[index]
+        if form is not None and self._expanded is not None:
+            form.expand_into(self._slots[slot], self._expanded)
+            self._refill(index)
 
     def give_back(self, index: int) -> None:
         """Read the next layer of this slot."""
+        if self._forms[index] is None:
+            self._refill(index)
+
+    def _refill(self, index: int) -> None:
         following = successor(index, len(self._slots), len(self._layouts))
         if following != index:
             self._issue(following)
@@ -158,7 +180,7 @@ class ReadingRing:
     def close(self) -> None:
         """Cancel the reads under way and drop the slots."""
         self._forget()
-        self._slots = []
+        self._slots, self._expanded = [], None
 
     def _start_over(self, index: int) -> None:
         self._forget()

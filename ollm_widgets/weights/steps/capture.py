@@ -105,6 +105,11 @@ class CapturedSteps(EagerSteps):
         if not keep and self._replay is None and self.refusal is None:
             self._capture()
 
+    @property
+    def _reads_whole_cache(self) -> bool:
+        # The model's own attention does in a graph, behind a mask; our kernels know the length.
+        return not (self.captured and self._ours)
+
     def attention_obstacle(self) -> str:
         """Why steps will not attend by our kernels, as far as the model tells; else empty."""
         return why_not(self.model) if self._by_kernel else "its kernels need Triton and CUDA"
@@ -117,9 +122,48 @@ class CapturedSteps(EagerSteps):
             torch.cuda.empty_cache()
 
     def _drop_graph(self) -> bool:
-        """Let go of the graph; whether there was one."""
+        """Let go of what was captured; whether there was anything."""
         self._replay = None
         return self._recorder.drop()
+
+    def leave(self) -> bool:
+        """Let go of the graph alone, as addresses are about to change; whether there was one."""
+        captured = self.captured
+        self._drop_graph()
+        return captured
+
+    @torch.inference_mode()
+    def capture_again(self) -> None:
+        """Capture the step at the addresses that weights and cache have now, running nothing.
+
+        For a step that was captured before: its kernels are chosen. Weights and cache may still
+        be under way. Where it fails, the next request begins with an empty cache, and captures
+        its steps as the first one did.
+
+        Raises
+        ------
+        OutOfMemory, torch.OutOfMemoryError
+            If there is no room for the graph; likewise.
+        """
+        kv = self._cache
+        if not isinstance(kv, FixedCache):
+            return
+        self._make_workspaces()
+        kv.tick(self.tokens)
+        self._capture_anew(kv)
+        kv.append(self.tokens)
+        if self.refusal is not None:
+            self.refusal = None
+            self.drop()
+
+    def _make_workspaces(self) -> None:
+        """Have what matrix products work in, which each thread has of its own for each stream.
+
+        In a capture it would be made in the memory of the graph, and stay there for good.
+        """
+        with self._recorder.on_its_stream():
+            square = torch.ones(16, 16, dtype=self.model.dtype, device=self.device)
+            torch.addmm(square[0], square, torch.mm(square, square))
 
     def close(self) -> None:
         """Give all memory back."""
@@ -131,7 +175,7 @@ class CapturedSteps(EagerSteps):
     def _run_step(self) -> None:
         kv = self._cache
         if self._replay is None or not isinstance(kv, FixedCache):
-            super()._run_step()
+            self._run_eagerly()
             return
         if not kv.clock.ticking:
             self._settle()
@@ -139,8 +183,14 @@ class CapturedSteps(EagerSteps):
         kv.before_step(self.tokens)
         if kv.outgrown:
             self._capture_anew(kv)
-        replay: Callable[[], None] | None = self._replay
-        (replay or super()._run_step)()
+        self._launch(kv)
+
+    def _launch(self, _kv: FixedCache) -> None:
+        """Run the step that everything is ready for."""
+        (self._replay or self._run_eagerly)()
+
+    def _run_eagerly(self) -> None:
+        super()._run_step()
 
     # ------------------------------------------------------------------ capturing
 
@@ -154,7 +204,7 @@ class CapturedSteps(EagerSteps):
             if not self._ours and isinstance(self._cache, PagedCache):
                 self.refusal = f"no kernel reads pages: {self.attention_refusal}"
                 break
-            self.refusal = self._refusal_of(self._captured_step)
+            self.refusal = self._refusal_of(self._capture_checked)
             if self.refusal is None:
                 break
             if self._ours:
@@ -165,23 +215,23 @@ class CapturedSteps(EagerSteps):
         """Capture the step once more, in the midst of a request: nothing runs but what follows."""
         self._drop_graph()
 
-        def again() -> Callable[[], None]:
+        def again() -> None:
             with self._as_captured():
                 kv.before_capture()
                 self._settle()
-                return self._record(self._static_step)
+                self._replay = self._record(self._static_step)
 
         self.refusal = self._refusal_of(again)
         if self.refusal is not None:
             kv.without_copies()
         self._settle()
 
-    def _refusal_of(self, capture: Callable[[], Callable[[], None]]) -> str | None:
-        """Have `capture` make a replay; the reason why it did not."""
+    def _refusal_of(self, capture: Callable[[], None]) -> str | None:
+        """Have `capture` make a replay; the reason why it did not, and nothing is captured then."""
         refusal = None
         try:
             self._refuse_what_cannot_be()
-            self._replay = capture()
+            capture()
         except CannotCapture as error:
             refusal = str(error)
         except (OllmError, torch.OutOfMemoryError) as error:
@@ -211,7 +261,7 @@ class CapturedSteps(EagerSteps):
     def _can_record(self) -> bool:
         return self.device.type == "cuda"
 
-    def _captured_step(self) -> Callable[[], None]:
+    def _capture_checked(self) -> None:
         """Warm up, capture, and check that a replay does what the eager step did."""
         kv = self._cache
         if not isinstance(kv, FixedCache):
@@ -235,7 +285,7 @@ class CapturedSteps(EagerSteps):
         for eager, replayed in ((first, again), (second, self._then(replay))):
             if not _alike(eager, replayed):
                 raise CannotCapture("a replayed step does not repeat the eager one")
-        return replay
+        self._replay = replay
 
     @contextmanager
     def _as_captured(self, *, joining: bool = True) -> Iterator[None]:
@@ -278,6 +328,10 @@ class CapturedSteps(EagerSteps):
         with NumbersOnDevice():
             self._choose(self._forward(self._token_ids, self._mask, self._positions))
         kv.clock.position.add_(1)
+        self._finish_step(kv)
+
+    def _finish_step(self, kv: FixedCache) -> None:
+        """Join what a step has begun on other streams."""
         kv.end_step()
         self._after_step()
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _SMALLEST_CAPACITY = 512
 _LARGEST_STEP = 4096
-# A cache this many times larger than a request needs is replaced by a smaller one: attention
+# A cache this many times larger than a request needs is replaced by a smaller one, where attention
 # of a captured step reads all of it.
 _WASTE = 8
 
@@ -176,13 +176,20 @@ class EagerSteps:
 
     def _make_room(self, batch: int, tokens: int, padded: bool) -> None:
         wanted = capacity_for(tokens, self._planned_tokens, self._context)
-        fits = wanted <= self.capacity <= wanted * _WASTE and padded <= self._padded
+        fits = wanted <= self.capacity and padded <= self._padded
+        if self._reads_whole_cache:
+            fits = fits and self.capacity <= wanted * _WASTE
         if batch == self._batch and fits and self._cache is not None:
             return
         self.drop()
         self._batch, self._padded, self.capacity = batch, padded, wanted
         self._cache = self._new_cache()
         self._token_ids = torch.zeros(batch, 1, dtype=torch.long, device=self.device)
+
+    @property
+    def _reads_whole_cache(self) -> bool:
+        """Whether a step costs as much as the cache is large, however little it holds."""
+        return True
 
     def _new_cache(self) -> Cache:
         from transformers import DynamicCache
@@ -228,10 +235,15 @@ class EagerSteps:
             self._mask = _in_place(self._mask, mask)
         if isinstance(self._cache, FixedCache):
             self._cache.append(self.tokens)
-        positions = self._positions_of(input_ids, attention_mask)
+        positions, kept_positions = self._positions_of(input_ids, attention_mask), self._positions
         if positions is not None:
             # Of the last token in the cache: each step adds one first.
-            self._positions = _in_place(self._positions, positions[..., -1:])
+            last = positions[..., -1:]
+            if kept_positions is not None and last.shape[0] == 1:
+                # Image-text models have a row for each of their axes, and say the same of all
+                # where they go on from a text.
+                last = last.expand_as(kept_positions)
+            self._positions = _in_place(kept_positions, last)
         kept, self.tokens = self.tokens, 0
         logits = self._forward(
             input_ids,

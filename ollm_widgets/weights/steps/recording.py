@@ -15,7 +15,9 @@ from ollm_widgets.weights.steps.waiting import NoWaiting
 
 
 class GraphRecorder:
-    """Holds one graph, and the stream that it is captured on.
+    """Holds graphs that share their memory, and the stream that they are captured on.
+
+    They run one at a time, and none reads what another has left.
 
     Parameters
     ----------
@@ -25,7 +27,7 @@ class GraphRecorder:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._graph: torch.cuda.CUDAGraph | None = None
+        self._graphs: list[torch.cuda.CUDAGraph] = []
         self._stream: torch.cuda.Stream | None = None
 
     @contextmanager
@@ -54,7 +56,7 @@ class GraphRecorder:
     def record(
         self, step: Callable[[], None], *, join: Callable[[], None], forget: Callable[[], None]
     ) -> Callable[[], None]:
-        """Capture `step` on the current stream; what replays it.
+        """Capture `step` on the current stream, beside what is held; what replays it.
 
         Parameters
         ----------
@@ -66,8 +68,10 @@ class GraphRecorder:
         forget
             Called when nothing of what was enqueued will ever run.
         """
-        graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
-        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        pool = self._graphs[0].pool() if self._graphs else torch.cuda.graph_pool_handle()
+        # Not for the whole device: what the graph will read may still be on its way there.
+        torch.cuda.current_stream().synchronize()
         # A collection in the midst of it could free device memory, which ends a capture.
         with _no_collection():
             # Of this thread only: other models may run meanwhile.
@@ -86,19 +90,20 @@ class GraphRecorder:
                 self._clean_up(graph, pool)
                 forget()
                 raise
-        self._graph = graph
+        self._graphs.append(graph)
         return graph.replay
 
     def drop(self) -> bool:
-        """Let go of the graph; whether there was one."""
-        graph, self._graph = self._graph, None
-        if graph is not None:
+        """Let go of the graphs; whether there were any."""
+        graphs, self._graphs = self._graphs, []
+        if graphs:
             torch.cuda.synchronize(self.device)
+        for graph in graphs:
             graph.reset()
-        return graph is not None
+        return bool(graphs)
 
     def close(self) -> None:
-        """Let go of the graph, and leave the stream to the next one."""
+        """Let go of the graphs, and leave the stream to the next one."""
         self.drop()
         stream, self._stream = self._stream, None
         if stream is not None:

@@ -37,6 +37,14 @@ def sizes_of(layers: tuple[int, ...], experts: tuple[int, ...] = ()) -> WeightSi
     )
 
 
+def quantized(sizes: WeightSizes, dense_share: float, expert_share: float) -> WeightSizes:
+    """The same, held as they are stored: in these shares of their bytes."""
+    experts = tuple(int(expert_share * size) for size in sizes.expert_bytes)
+    dense = tuple(int(dense_share * size) for size in sizes.dense_bytes)
+    held = tuple(map(sum, zip(dense, experts, strict=True))) if experts else dense
+    return replace(sizes, held_layer_bytes=held, held_expert_bytes=experts, stored_layer_bytes=held)
+
+
 def seconds(
     sizes: WeightSizes, kind: DeviceKind, placement: LayerPlacement, streaming: StreamingPlan
 ) -> float:
@@ -102,6 +110,7 @@ def least_seconds(
         buffers_of(sizes),
         device_slots=like.device_slots,
         slot_bytes=like.slot_bytes,
+        stored_slot_bytes=like.stored_slot_bytes,
         packed=like.packed,
         staging_slots=like.staging_slots,
         expert_staging_bytes=like.expert_staging_bytes,
@@ -131,7 +140,7 @@ def least_seconds(
             continue
         if host is not None and placement.host_layers != host:
             continue
-        experts = sum(sizes.expert_bytes[index] for index in streamed) if sizes.experts else 0
+        experts = sum(sizes.held_experts[index] for index in streamed) if sizes.experts else 0
         caches = not all(ring.scarce for ring in fitting)
         plan = replace(buffers, expert_cache_bytes=min(left, experts) if caches else 0)
         took = seconds(sizes, kind, placement, plan)

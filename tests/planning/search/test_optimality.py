@@ -19,6 +19,7 @@ from tests.planning.search.layers import (
     MIB,
     SPEEDS,
     least_seconds,
+    quantized,
     seconds,
     sizes_of,
 )
@@ -40,11 +41,15 @@ def agrees(
     kind: DeviceKind,
     dtype: DType,
     in_host: int | None = None,
+    *,
+    stored: bool = False,
 ) -> None:
     """Compare the planner with all other placements in the same buffers."""
     device, host = chance.uniform(0.02, 1.1), chance.uniform(0.02, 1.1)
     with_experts = in_host is None and chance.random() < 0.5
     sizes = sizes_of(layers, tuple(size * 7 // 8 for size in layers) if with_experts else ())
+    if stored:
+        sizes = quantized(sizes, chance.choice([1.0, 0.5]), chance.choice([0.5, 0.27]))
     room = Room(int(device * sum(layers)) + max(layers), int(host * sum(layers)), 0)
     layouts = Layouts(sizes, dtype, kind, lambda _: SPEEDS[kind])
     placement, streaming = layouts.best(room, Counts(None, in_host))
@@ -69,6 +74,13 @@ def agrees(
 def test_no_placement_of_a_few_layers_on_a_gpu_is_faster(seed: int, dtype: DType) -> None:
     chance = Random(seed)
     agrees(chance, some_layers(chance, chance.randint(1, 5), 5), "cuda", dtype)
+
+
+@settings(deadline=None, max_examples=100)
+@given(seeds, st.sampled_from(["cuda", "cpu"]))
+def test_no_placement_of_a_few_quantized_layers_is_faster(seed: int, kind: DeviceKind) -> None:
+    chance = Random(seed)
+    agrees(chance, some_layers(chance, chance.randint(1, 5), 5), kind, "bfloat16", stored=True)
 
 
 @settings(deadline=None, max_examples=60)

@@ -38,6 +38,22 @@ def h200() -> Bandwidth:
 
 
 @pytest.fixture(scope="session")
+def timed_h200() -> Bandwidth:
+    """The profile that was measured right before the times of `test_calibration.py`."""
+    return Bandwidth(
+        read_bytes_per_s=3.9e12,
+        flops_per_s=7.98e14,
+        host_to_device_bytes_per_s=54.9e9,
+        disk_bytes_per_s=1.3e9,
+        page_cache_bytes_per_s=26.3e9,
+        host_copy_bytes_per_s=28.8e9,
+        unpack_bytes_per_s=2.0e12,
+        launch_s=10.3e-6,
+        replay_s=1.0e-6,
+    )
+
+
+@pytest.fixture(scope="session")
 def llama() -> Sized:
     """Llama-3.1-8B in bfloat16."""
     shape = ModelShape(32, 4096, 14_336, 32, 8, 128, 128_256, 131_072)

@@ -56,6 +56,19 @@ def test_packing_costs_a_second_way_over_the_wire(seconds: Any, llama: Any) -> N
     assert packed["Read weights"] - raw["Read weights"] == pytest.approx(back, rel=0.01)
 
 
+def test_an_accelerator_reads_quantized_layers_as_they_are_stored(
+    seconds: Any, llama: Any, running: Callable[..., PlannedRun]
+) -> None:
+    stored = tuple(size // 2 for size in llama.sizes.layer_bytes)
+    sizes = replace(llama.sizes, stored_layer_bytes=stored, held_layer_bytes=stored)
+    beside = sizes.embeddings_bytes
+    assert loaded_file_bytes(sizes, running(host=16, disk=16)) == 16 * stored[0] + beside
+    for where in ({"host": 32}, {"accelerator": 32}):
+        raw, quantized = seconds(**where), seconds(**where, sizes=sizes)
+        spared = raw["Read weights"] - quantized["Read weights"]
+        assert spared == pytest.approx(sum(stored) / CACHED.bytes_per_s, rel=0.01)
+
+
 def test_weights_in_another_dtype_take_longer(seconds: Any, llama: Any) -> None:
     stored = tuple(2 * size for size in llama.sizes.stored_layer_bytes)
     converted = seconds(accelerator=32, sizes=replace(llama.sizes, stored_layer_bytes=stored))

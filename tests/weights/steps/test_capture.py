@@ -84,6 +84,25 @@ def test_a_step_that_knows_only_fixed_addresses_does_what_the_model_does(
         assert steps.captured
 
 
+@pytest.mark.parametrize("architecture", DECODERS, ids=str)
+def test_a_second_turn_that_goes_on_from_the_first_does_what_the_model_does(
+    architecture: Architecture,
+) -> None:
+    model = build(architecture).float().eval()
+    steps = TracedSteps(model, CPU)
+    said = greedy(steps, PROMPT, 8)
+    if not steps.resumable:
+        pytest.skip("its last tokens cannot be taken back, so that every turn begins anew")
+    turn = torch.cat([PROMPT, torch.tensor(said[:-1]).T, PROMPT + 7], dim=1)
+    answer = greedy(steps, turn, 12, keep=steps.tokens)
+    assert answer == expected(model, turn, 12)
+    whole = torch.cat([turn, torch.tensor(answer[:-1]).T], dim=1)
+    with torch.inference_mode():
+        wanted = model(whole, use_cache=False).logits[:, -1]
+    # Closer than tokens show: those of a tiny model hardly depend on where they stand.
+    torch.testing.assert_close(steps._logits, wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_a_step_is_captured_once_for_all_requests_that_fit() -> None:
     model = tiny_llama()
     captures = []

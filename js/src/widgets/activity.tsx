@@ -1,0 +1,4 @@
+import { widget } from "../mount/widget";
+import { Activity } from "../parts/activity-region";
+
+export default widget(Activity);

@@ -1,0 +1,1 @@
+"""How a notebook reaches a cluster: the connection, its calls, and the loader over them."""

@@ -1,0 +1,1 @@
+"""A runtime on another machine, as the notebook has it in hand."""

@@ -1,0 +1,1 @@
+"""What Ray Serve runs: the registry, and a host for each node."""

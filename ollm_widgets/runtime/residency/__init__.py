@@ -1,0 +1,1 @@
+"""Runtimes that stay in memory: handed out, kept, made room for, given back."""
