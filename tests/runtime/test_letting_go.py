@@ -208,7 +208,8 @@ def test_a_runtime_that_nobody_holds_gives_the_accelerator_back(
         offload_gpu_layers=gpu_layers,
         offload_cpu_layers=2 - gpu_layers,
     )
-    RuntimeLoader().load(config).close()  # what stays with the process is there from now on
+    with RuntimeLoader().load(config) as first:  # what stays with the process is there from now on
+        first.complete("w3 w4", SHORT)
     device, host = device_bytes(), tensor_bytes()
     runtime = RuntimeLoader().load(config)
     runtime.complete("w3 w4", SHORT)

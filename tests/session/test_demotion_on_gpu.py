@@ -60,5 +60,5 @@ def test_what_answers_cannot_be_demoted_now_and_the_shelf_says_so(on_gpu: Sessio
     with on_gpu.manager.borrow(on_gpu.runtime_id):
         on_gpu.keeping.demote(on_gpu.runtime_id)
         until(on_gpu, lambda: view_memory(on_gpu).problem is not None)
+        assert view_memory(on_gpu).items[0].state == "busy"
     assert isinstance(on_gpu.keeping.problem, RuntimeBusyError)
-    assert view_memory(on_gpu).items[0].state == "busy"

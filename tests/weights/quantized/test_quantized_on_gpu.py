@@ -152,10 +152,10 @@ def test_a_captured_graph_expands_whatever_is_in_the_slot(
     slot, out = layers[0].to(GPU), torch.zeros(form.raw_size_bytes, dtype=torch.uint8, device=GPU)
     form.expand_into(slot, out)
     torch.cuda.synchronize()
-    # Every graph has a state of its own for random numbers.
+    # A graph has a state for random numbers, which another may have allocated before.
     _idle, empty_bytes = captured(lambda: None)
     graph, taken_bytes = captured(lambda: form.expand_into(slot, out))
-    assert taken_bytes == empty_bytes
+    assert taken_bytes <= empty_bytes
     for stored in layers:
         slot.copy_(stored)
         graph.replay()
