@@ -270,7 +270,8 @@ def _draw(stored: StoredTensor, device: str) -> torch.Tensor:
     import torch
 
     name = stored.name
-    # The largest values of a normal distribution, 6 deviations off, are as large as 8 bits say.
+    # The largest values of a normal distribution, 6 deviations off, are as large as 8 bits say. Of
+    # billions a few lie beyond, which would become no numbers, and all logits with them.
     scale = 6 * _STANDARD_DEVIATION / _FP8_MOST
     if stored.dtype == "F32":
         return torch.full(stored.dims, scale).view(-1).view(torch.uint8)
@@ -279,7 +280,7 @@ def _draw(stored: StoredTensor, device: str) -> torch.Tensor:
         generator = torch.Generator(device).manual_seed(zlib.crc32(name.encode()))
         tensor.normal_(0, _deviation(name), generator=generator)
     if stored.dtype == "F8_E4M3":
-        tensor = (tensor / scale).to(torch.float8_e4m3fn)
+        tensor = (tensor / scale).clamp_(-_FP8_MOST, _FP8_MOST).to(torch.float8_e4m3fn)
     return tensor.view(-1).view(torch.uint8).cpu()
 
 
