@@ -105,13 +105,18 @@ class Desk:
     def choose(self, reference: str) -> None:
         """Lay out the config of a model as it is by itself; the caller holds the lock.
 
+        A model that is laid out so already keeps its plan until there is a newer one: who picks
+        it once more can go on at once.
+
         Raises
         ------
         ModelReferenceError
             If the text is no reference.
         """
         ModelReference.parse(reference)
-        self.start(RuntimeConfig(reference))
+        config = RuntimeConfig(reference)
+        if config != self.config or self.edits:
+            self.start(config)
 
     # ------------------------------------------------------------------ editing
 

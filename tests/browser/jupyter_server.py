@@ -111,11 +111,15 @@ class JupyterServer:
             )
 
     def _extensions_of_the_kernels(self) -> list[str]:
-        """Options that serve the widget libraries which the kernels' environment installed."""
+        """Options that serve the widget libraries which the kernels' environment installed.
+
+        A page lists what its own application knows, and JupyterLab's serves the files of both:
+        told to one alone, Notebook 7 asks for files that are not found.
+        """
         if self._python == sys.executable:
             return []
         folder = Path(self._python).parent.parent / "share" / "jupyter" / "labextensions"
-        return [f"--{EXPOSE_APP[self.flavour]}.extra_labextensions_path={folder}"]
+        return [f"--{app}.extra_labextensions_path={folder}" for app in EXPOSE_APP.values()]
 
     def _set(self, name: str, values: Mapping[str, Any]) -> None:
         file = self._settings / f"{name}.jupyterlab-settings"

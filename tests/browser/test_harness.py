@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 from playwright.sync_api import expect
 
+from tests.browser.jupyter_server import Flavour, JupyterServer
 from tests.browser.lab import Lab, NotebookPage
 
 
@@ -41,6 +45,22 @@ def test_a_closed_notebook_leaves_no_kernel(lab: Lab) -> None:
     lab.open_notebook([""])
     lab.close_notebooks()
     assert lab.server.request("GET", "/api/kernels") == []
+
+
+@pytest.mark.parametrize("flavour", ["lab", "notebook"])
+def test_pages_get_the_files_of_what_the_kernels_environment_installed(
+    flavour: Flavour, tmp_path: Path
+) -> None:
+    environment = tmp_path / "environment"
+    extension = environment / "share" / "jupyter" / "labextensions" / "elsewhere"
+    extension.mkdir(parents=True)
+    manifest = {"name": "elsewhere", "jupyterlab": {"_build": {"load": "static/entry.js"}}}
+    (extension / "package.json").write_text(json.dumps(manifest), encoding="utf-8")
+    server = JupyterServer(tmp_path / "home", flavour, str(environment / "bin" / "python"))
+    try:
+        assert server.request("GET", "/lab/extensions/elsewhere/package.json") == manifest
+    finally:
+        server.stop()
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ollm_widgets import ConfigError, ModelReferenceError, RuntimeConfig, Session
+from ollm_widgets import ConfigError, ModelReferenceError, RuntimeConfig, RuntimePlan, Session
 from ollm_widgets.protocol.snapshot import Field
 from ollm_widgets.protocol.views import view_capabilities, view_loading, view_plan
 from tests.session.gates import GatedLoader
@@ -137,6 +137,24 @@ def test_choosing_another_model_forgets_edits_and_their_errors(
     assert not session.desk.edits
     assert not session.desk.errors
     assert session.config == RuntimeConfig(copy_model("b"))
+
+
+def test_choosing_the_same_model_again_keeps_its_plan_until_there_is_a_newer_one(
+    session: Session, copy_model: CopyModel
+) -> None:
+    choose(session, copy_model("tiny"))
+    before = session.plan
+    assert before is not None
+    can_load: list[bool] = []
+    plans: list[RuntimePlan | None] = []
+    session.watch(lambda _part, _job: can_load.append(session.can_load))
+    session.watch(lambda _part, _job: plans.append(session.plan))
+    session.choose(copy_model("tiny"))
+    until(session, lambda: session.plan is not before)
+    assert None not in plans
+    assert all(can_load)
+    assert session.plan is not None
+    assert session.plan.config == before.config
 
 
 def test_text_that_is_no_reference_is_refused_and_the_choice_stays(

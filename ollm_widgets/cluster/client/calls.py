@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ollm_widgets.backends.base import LoadProgress, ProgressSink
 from ollm_widgets.cluster.books.decisions import UnknownClientError
 from ollm_widgets.cluster.client.claims import Claims
-from ollm_widgets.cluster.client.connection import Connection
+from ollm_widgets.cluster.client.connection import Connection, Visit
 from ollm_widgets.cluster.client.deploying import START_HOSTS
 from ollm_widgets.cluster.client.link import Link
 from ollm_widgets.cluster.client.post import quietly
@@ -66,12 +66,26 @@ class Calls:
 
     # ------------------------------------------------------------------ models
 
-    def claim(self, wanted: Wanted, progress: ProgressSink | None, cancel: threading.Event) -> None:
+    @property
+    def visit(self) -> Visit:
+        """What begins now belongs to it, and is over when the cluster is left."""
+        return self.connection.visit
+
+    def claim(
+        self,
+        wanted: Wanted,
+        visit: Visit,
+        progress: ProgressSink | None,
+        cancel: threading.Event,
+    ) -> None:
         """Say that this process uses a model; connects if need be."""
         self.claims.add(wanted)
         try:
             self._asked(
-                lambda link: link.registry("claim", link.client, wanted), cancel, progress=progress
+                lambda link: link.registry("claim", link.client, wanted),
+                cancel,
+                visit=visit,
+                progress=progress,
             )
         except BaseException:
             self.claims.drop(wanted.key)
@@ -130,6 +144,8 @@ class Calls:
         wanted: Wanted,
         prefix: tuple[str, ...],
         avoid: frozenset[str],
+        *,
+        visit: Visit,
         cancel: threading.Event,
         progress: ProgressSink | None = None,
     ) -> Place:
@@ -138,7 +154,7 @@ class Calls:
         Raises
         ------
         Cancelled
-            When `cancel` was set.
+            When `cancel` was set, or the cluster was left.
         ClusterBusyError
             When no place has come free in time.
         PlanNotExecutableError
@@ -153,13 +169,14 @@ class Calls:
                 return self._asked(
                     lambda link: self._route(link, wanted, prefix, avoid),
                     cancel,
+                    visit=visit,
                     progress=progress,
                     undo=self._release,
                 )
             except NoHostsError:
                 if time.monotonic() >= started_until:
                     raise _no_host_came() from None
-                self._wake(cancel, progress)
+                self._wake(visit, cancel, progress)
             except ClusterBusyError as error:
                 left_s = until - time.monotonic()
                 if left_s <= 0:
@@ -177,8 +194,11 @@ class Calls:
         self.post.send(quietly(place.link.registry("lost", place.route.host, why)))
 
     def leave(self) -> None:
-        """Say goodbye: claims and reservations go, models stay where they are."""
-        link = self.connection.link
+        """Say goodbye: claims and reservations go, models stay where they are.
+
+        What has begun ends, and does not introduce this process again.
+        """
+        link = self.connection.end_visit()
         self.claims.clear()
         if link is None:
             return
@@ -193,14 +213,16 @@ class Calls:
         call: Callable[[Link], Coroutine[Any, Any, T]],
         cancel: threading.Event | None = None,
         *,
+        visit: Visit | None = None,
         progress: ProgressSink | None = None,
         undo: Callable[[T], Coroutine[Any, Any, object]] | None = None,
     ) -> T:
         """Ask the registry; wait for one that is being started again, once for a new connection."""
+        visit = visit or self.visit
         until = time.monotonic() + _REGISTRY_BACK_S
         reconnected = False
         while True:
-            link = self.connection.open(progress, cancel)
+            link = self.connection.open(progress, cancel, visit=visit)
             try:
                 self._introduce(link)
                 return self.post.ask(call(link), cancel, _REGISTRY_ANSWERS_S, undo)
@@ -248,11 +270,11 @@ class Calls:
                 await place.link.registry("release", place.route.reservation)
                 return
 
-    def _wake(self, cancel: threading.Event, progress: ProgressSink | None) -> None:
+    def _wake(self, visit: Visit, cancel: threading.Event, progress: ProgressSink | None) -> None:
         """Have Serve start a host where there is none, and wait for it."""
         if progress is not None:
             progress(LoadProgress(START_HOSTS, 0, 0))
-        link = self.connection.open(progress, cancel)
+        link = self.connection.open(progress, cancel, visit=visit)
         try:
             self.post.ask(link.host("wake", None), cancel, _HOST_STARTS_S)
         except TimeoutError:

@@ -8,7 +8,7 @@ import queue
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from ollm_widgets.backends.base import LoadProgress, ProgressSink
@@ -32,6 +32,38 @@ _FAREWELL_S = 5.0
 _USERS: weakref.WeakSet[Connection] = weakref.WeakSet()
 
 
+class Visit:
+    """The time from a first need to a goodbye; what began in it does not connect again after it.
+
+    Attributes
+    ----------
+    over
+        Whether the cluster was left.
+    """
+
+    over = False
+
+    def check(self) -> None:
+        """See that it is not over.
+
+        Raises
+        ------
+        Cancelled
+            If it is.
+        """
+        if self.over:
+            raise Cancelled("The cluster was left meanwhile.")
+
+    @contextlib.contextmanager
+    def ends(self) -> Iterator[None]:
+        """Take what fails in here after the goodbye for ended by that."""
+        try:
+            yield
+        except Exception:
+            self.check()
+            raise
+
+
 class Connection:
     """Connects with the first need, on a thread of its own, once for all who wait for it.
 
@@ -51,6 +83,7 @@ class Connection:
         self.post = Post()
         self._lock = threading.Lock()
         self._connecting = threading.Lock()
+        self._visit = Visit()
         self._link: Link | None = None
         self._attempt: Attempt | None = None
         self._attempts: queue.SimpleQueue[Attempt] = queue.SimpleQueue()
@@ -65,11 +98,18 @@ class Connection:
         with self._lock:
             return self._link
 
+    @property
+    def visit(self) -> Visit:
+        """What begins now belongs to it."""
+        with self._lock:
+            return self._visit
+
     def open(
         self,
         progress: ProgressSink | None = None,
         cancel: threading.Event | None = None,
         *,
+        visit: Visit | None = None,
         timeout_s: float | None = None,
         starts: bool = True,
     ) -> Link:
@@ -81,6 +121,8 @@ class Connection:
             Is told the stages, on the calling thread.
         cancel
             Set it from another thread to leave; what has begun goes on for the next who asks.
+        visit
+            What it is for; None is the visit of now.
         timeout_s
             How long to wait; None waits until it is connected or has failed.
         starts
@@ -93,19 +135,21 @@ class Connection:
         ClusterUnavailableError
             If the cluster cannot be reached.
         Cancelled
-            When `cancel` was set.
+            When `cancel` was set, or the cluster was left.
         TimeoutError
             When it takes longer than `timeout_s`.
         """
         until = None if timeout_s is None else time.monotonic() + timeout_s
+        visit = visit or self.visit
         while True:
             with self._lock:
+                visit.check()
                 if self._link is not None:
                     return self._link
                 attempt = self._attempt
                 if attempt is None or attempt.ended.is_set():
-                    connect = functools.partial(self._connect, starts=starts)
-                    attempt = self._attempt = Attempt(connect)
+                    connect = functools.partial(self._connect, visit=visit, starts=starts)
+                    attempt = self._attempt = Attempt(connect, visit)
                     self._begin(attempt)
                     own = True
                 else:
@@ -128,27 +172,41 @@ class Connection:
         with self._connecting:
             end_hosts(self.options)
 
+    def end_visit(self) -> Link | None:
+        """Let nothing that has begun connect again; returns what it is connected by."""
+        with self._lock:
+            self._visit.over = True
+            self._visit, self._attempt = Visit(), None
+            return self._link
+
     def close(self) -> None:
         """Disconnect from Ray, if it was this that connected; a local cluster ends with it.
 
         Where another one of this process uses it, that one disconnects.
         """
+        self.end_visit()
         with self._lock:
-            link, self._link = self._link, None
-        if link is not None:
-            self._end(link)
+            links = (self._link, self._lost)
+            self._link = self._lost = None
+        for link in links:
+            if link is not None:
+                self._end(link)
         if not self._connecting.acquire(timeout=_FAREWELL_S):
-            return  # it is connecting: the end of the process ends that too
+            return  # what is being connected disconnects by itself
         try:
-            _USERS.discard(self)
-            joined, self._joined = self._joined, False
-            heir = next(iter(_USERS), None)
-            if joined and heir is not None:
-                heir._joined = True
-            elif joined:
-                disconnect_from_ray()
+            self._part()
         finally:
             self._connecting.release()
+
+    def _part(self) -> None:
+        """Disconnect from Ray, or leave that to another one that uses it."""
+        _USERS.discard(self)
+        joined, self._joined = self._joined, False
+        heir = next(iter(_USERS), None)
+        if joined and heir is not None:
+            heir._joined = True
+        elif joined:
+            disconnect_from_ray()
 
     def _end(self, link: Link) -> None:
         with contextlib.suppress(TimeoutError):
@@ -162,34 +220,48 @@ class Connection:
             ).start()
         self._attempts.put(attempt)
 
-    def _connect(self, say: Say, *, starts: bool) -> Link:
+    def _connect(self, say: Say, *, visit: Visit, starts: bool) -> Link:
         with self._connecting:
-            say(CONNECT)
-            with self._lock:
-                lost, self._lost = self._lost, None
-                broken, self._broken = self._broken, False
-            if lost is not None:
-                self._end(lost)
-            if self._joined and broken:
-                # What does not answer may be a cluster that was replaced by another.
-                disconnect_from_ray()
-                self._joined = False
-            self._joined = connect_to_ray(self.options) or self._joined
             try:
-                handles = find_hosts(self.options, say, starts=starts)
-                link = attend(self.post, self.options, handles)
-            except NoHostsYet:
-                raise
-            except Exception as error:
-                self._broken = True
-                known = understood(error)
-                if isinstance(known, HostGoneError):
-                    raise unreachable(known.message) from None
-                raise known from None
-            with self._lock:
+                visit.check()
+                return self._join(say, visit, starts=starts)
+            finally:
+                if visit.over:  # who left may not have waited for this
+                    self._part()
+
+    def _join(self, say: Say, visit: Visit, *, starts: bool) -> Link:
+        say(CONNECT)
+        with self._lock:
+            lost, self._lost = self._lost, None
+            broken, self._broken = self._broken, False
+        if lost is not None:
+            self._end(lost)
+        if self._joined and broken:
+            # What does not answer may be a cluster that was replaced by another.
+            disconnect_from_ray()
+            self._joined = False
+        self._joined = connect_to_ray(self.options) or self._joined
+        try:
+            handles = find_hosts(self.options, say, starts=starts)
+            visit.check()
+            link = attend(self.post, self.options, handles)
+        except NoHostsYet:
+            raise
+        except Exception as error:
+            visit.check()
+            self._broken = True
+            known = understood(error)
+            if isinstance(known, HostGoneError):
+                raise unreachable(known.message) from None
+            raise known from None
+        with self._lock:
+            if not visit.over:
                 self._link = link
-            _USERS.add(self)
-            return link
+        if visit.over:
+            self._end(link)
+            visit.check()
+        _USERS.add(self)
+        return link
 
 
 class Attempt:
@@ -199,11 +271,14 @@ class Attempt:
     ----------
     connect
         Is given a function to call with the name of each stage.
+    visit
+        What it is for.
     """
 
-    def __init__(self, connect: Callable[[Say], Link]) -> None:
+    def __init__(self, connect: Callable[[Say], Link], visit: Visit) -> None:
         self.ended = threading.Event()
         self._connect = connect
+        self._visit = visit
         self._stage = CONNECT
         self._link: Link | None = None
         self._error: BaseException | None = None
@@ -222,6 +297,7 @@ class Attempt:
                 raise Cancelled("Connecting to the cluster was cancelled.")
             if self.ended.wait(WAIT_SLICE_S):
                 break
+            self._visit.check()
             if until is not None and time.monotonic() >= until:
                 raise TimeoutError("The cluster has not answered yet.")
         if self._link is None:

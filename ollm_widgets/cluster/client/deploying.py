@@ -43,7 +43,7 @@ def find_hosts(options: ClusterOptions, say: Say, *, starts: bool) -> tuple[Any,
     ClusterUnavailableError
         If they cannot be started.
     """
-    from ray import serve
+    from ray.serve.handle import DeploymentHandle
 
     _quieten()
     if not _is_there(options):
@@ -51,10 +51,9 @@ def find_hosts(options: ClusterOptions, say: Say, *, starts: bool) -> tuple[Any,
             raise NoHostsYet
         say(START_HOSTS)
         _start_hosts(options)
-    return (
-        serve.get_deployment_handle("Registry", app_name=options.name),
-        serve.get_deployment_handle("Host", app_name=options.name),
-    )
+    # Those that Serve gives out are shared by the whole process, which one user must not end.
+    handle: Any = DeploymentHandle
+    return handle("Registry", options.name), handle("Host", options.name)
 
 
 def end_hosts(options: ClusterOptions) -> None:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from ollm_widgets.backends.base import ProgressSink
 from ollm_widgets.cluster.client.calls import Calls, Place
+from ollm_widgets.cluster.client.connection import Visit
 from ollm_widgets.cluster.client.vigil import Vigil
 from ollm_widgets.cluster.failures import HostGoneError, NotHeldError
 from ollm_widgets.cluster.messages import Described, Wanted
@@ -45,6 +46,7 @@ class Errands:
     def run(
         self,
         wanted: Wanted,
+        visit: Visit,
         cancel: threading.Event,
         use: Use[T],
         *,
@@ -56,37 +58,44 @@ class Errands:
 
         Parameters
         ----------
+        visit
+            In which it was asked for; it does not outlive that.
         use
             Raises `HostGoneError` where nothing has come of it, and it can be done elsewhere.
 
         Raises
         ------
+        Cancelled
+            When `cancel` was set, or the cluster was left.
         HostLostError
             If a host went away in the midst of it, or a second one before it began.
         OllmError
             What the registry, or the host, said.
         """
         avoid: frozenset[str] = frozenset()
-        for _ in range(_MOST_ROUTES):
-            place = self.calls.place(wanted, prefix, avoid, cancel, progress)
-            try:
-                described = None
-                if place.route.loads:
-                    described = self.load(place, wanted, cancel, caller, progress)
-                return use(place, described)
-            except NotHeldError:
-                self.calls.release(place)
-            except HostGoneError as error:
-                self._report(place, error)
-                if avoid:
-                    raise lost(place, "before it answered") from None
-                avoid = frozenset((place.route.host,))
-            except HostLostError as error:
-                self._report(place, error)
-                raise
-            except BaseException:
-                self.calls.release(place)
-                raise
+        with visit.ends():
+            for _ in range(_MOST_ROUTES):
+                place = self.calls.place(
+                    wanted, prefix, avoid, visit=visit, cancel=cancel, progress=progress
+                )
+                try:
+                    described = None
+                    if place.route.loads:
+                        described = self.load(place, wanted, cancel, caller, progress)
+                    return use(place, described)
+                except NotHeldError:
+                    self.calls.release(place)
+                except HostGoneError as error:
+                    self._report(place, error)
+                    if avoid:
+                        raise lost(place, "before it answered") from None
+                    avoid = frozenset((place.route.host,))
+                except HostLostError as error:
+                    self._report(place, error)
+                    raise
+                except BaseException:
+                    self.calls.release(place)
+                    raise
         raise RuntimeBusyError(
             f"{wanted.name} was loaded and had to leave again {_MOST_ROUTES} times: the cluster "
             "has too little room for what is asked of it.",

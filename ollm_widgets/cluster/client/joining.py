@@ -63,7 +63,7 @@ def connect_to_ray(options: ClusterOptions) -> bool:
     Raises
     ------
     ClusterUnavailableError
-        If Ray is not installed, or cannot be reached.
+        If Ray is not installed, or cannot be reached, or this process is connected elsewhere.
     """
     on_loopback = options.is_local or _host_of(options) in (_LOOPBACK, "localhost")
     for name, value in {**_ENVIRONMENT, **(_ON_LOOPBACK if on_loopback else {})}.items():
@@ -75,15 +75,18 @@ def connect_to_ray(options: ClusterOptions) -> bool:
     import ray
 
     if ray.is_initialized():
+        _check_connected(options)
         return False
     logging.getLogger("ray").setLevel(logging.ERROR)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if options.address is None:
         _start_ray(quiet)
+        _print_news(False)
         return True
     _knock(options)
     try:
         ray.init(address=options.address, **quiet)
+        _print_news(False)
     except Exception as error:
         if asks_for_token(error):
             raise ClusterUnavailableError(
@@ -104,6 +107,7 @@ def disconnect_from_ray() -> None:
     forget: Any = context._disconnect
     forget()
     ray.shutdown()
+    _print_news(True)
 
 
 def attend(post: Post, options: ClusterOptions, handles: tuple[Any, Any]) -> Link:
@@ -118,11 +122,22 @@ def attend(post: Post, options: ClusterOptions, handles: tuple[Any, Any]) -> Lin
 
     client = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     link = Link(client, *handles, be_present())
+    try:
+        _introduce(post, options, link)
+    except BaseException:
+        # The registry may have heard of it all the same.
+        post.send(link.end())
+        raise
+    return link
+
+
+def _introduce(post: Post, options: ClusterOptions, link: Link) -> None:
+    attending = ("attend", link.client, PROTOCOL, link.presence)
     until = time.monotonic() + _START_S
     while True:
         try:
-            post.ask(link.registry("attend", client, PROTOCOL, link.presence), None, _ATTEND_S)
-            return link
+            post.ask(link.registry(*attending), None, _ATTEND_S)
+            return
         except TimeoutError:
             check_started(options)
             if time.monotonic() >= until:
@@ -156,6 +171,48 @@ def _start_ray(quiet: dict[str, Any]) -> None:
             f"Ray could not be started on this machine: {first_line(error)}",
             hint="Its logs are in session_latest/logs of Ray's folder for temporary files.",
         ) from error
+
+
+def _print_news(shown: bool) -> None:
+    """Have Ray print into the notebook which nodes and processes have gone, or keep it from that.
+
+    Requests say so where it concerns them. Ray has no option for it.
+    """
+    from ray._private import worker
+
+    module: Any = worker
+    module._worker_logs_enabled = shown
+
+
+def _check_connected(options: ClusterOptions) -> None:
+    """See that the cluster to which this process is connected is the one that is meant.
+
+    Raises
+    ------
+    ClusterUnavailableError
+        If it is another one: Ray has one connection a process.
+    """
+    import ray
+
+    host, port = _host_of(options), (options.address or "").rpartition(":")[2]
+    own = ray.get_runtime_context().gcs_address
+    own_host, _, own_port = own.rpartition(":")
+    if not host or not port.isdigit():
+        return
+    if port != own_port or _addresses(host).isdisjoint(_addresses(own_host)):
+        _knock(options)
+        raise ClusterUnavailableError(
+            f"This process is connected to the cluster at {own} already, and can be to one only.",
+            hint='Write "auto" for that one, or restart the kernel for the other.',
+        )
+
+
+def _addresses(host: str) -> set[str]:
+    """Return what a name stands for; nothing for one that nobody knows."""
+    try:
+        return {str(known[4][0]) for known in socket.getaddrinfo(host, None)}
+    except OSError:
+        return set()
 
 
 def _host_of(options: ClusterOptions) -> str:

@@ -19,7 +19,7 @@ class Link:
     client
         What the registry knows this client by.
     registry, hosts
-        Serve's handles of the two deployments.
+        Serve's handles of the two deployments, of which nobody else makes use.
     presence
         Dies with this process, so that the registry learns at once; held for that.
     """

@@ -17,6 +17,7 @@ from ollm_widgets.cluster.messages import Described, Wanted
 from ollm_widgets.runtime.letting_go import letting_go
 
 if TYPE_CHECKING:
+    from ollm_widgets.cluster.client.connection import Visit
     from ollm_widgets.cluster.options import ClusterOptions
     from ollm_widgets.models.reference import ModelReference
     from ollm_widgets.models.resolved import ResolvedModel
@@ -152,9 +153,10 @@ class ClusterLoader:
         self._began()
         self._outlook.forget()
         calls = self._errands.calls
-        calls.claim(wanted, progress, cancel)
+        visit = calls.visit
+        calls.claim(wanted, visit, progress, cancel)
         try:
-            place, described = self._loaded(wanted, progress, cancel)
+            place, described = self._loaded(wanted, visit, progress, cancel)
             return RemoteRuntime(self._errands, wanted, config, place, described)
         except BaseException:
             calls.post.begin(lambda: calls.end_use(wanted.key))
@@ -163,7 +165,7 @@ class ClusterLoader:
             self._outlook.forget()
 
     def _loaded(
-        self, wanted: Wanted, progress: ProgressSink, cancel: threading.Event
+        self, wanted: Wanted, visit: Visit, progress: ProgressSink, cancel: threading.Event
     ) -> tuple[Place, Described]:
         def use(place: Place, described: Described | None) -> tuple[Place, Described]:
             if described is None:
@@ -172,7 +174,7 @@ class ClusterLoader:
             self._errands.calls.release(place)
             return place, described
 
-        return self._errands.run(wanted, cancel, use, progress=progress)
+        return self._errands.run(wanted, visit, cancel, use, progress=progress)
 
     # ------------------------------------------------------------------ inside
 

@@ -24,6 +24,8 @@ from ollm_widgets.runtime.worker import Work
 if TYPE_CHECKING:
     import torch
 
+    from ollm_widgets.cluster.client.connection import Visit
+
 Rows = list[list[int]]
 
 
@@ -73,6 +75,7 @@ class RemoteRuntime(FarModel):
         ids: Rows = input_ids.tolist()
         mask: Rows | None = None if attention_mask is None else attention_mask.tolist()
         name = self._caller(caller)
+        visit = self._errands.calls.visit
 
         def work(job: RemoteJob[Rows]) -> Work[Rows]:
             def run(stop: threading.Event, emit: Callable[[Rows], None]) -> None:
@@ -90,7 +93,7 @@ class RemoteRuntime(FarModel):
                     )
 
                 try:
-                    emit(self._errands.run(self._wanted, stop, use, caller=name))
+                    emit(self._errands.run(self._wanted, visit, stop, use, caller=name))
                 except Cancelled:
                     emit(ids)
                 self._figures.look()
@@ -117,7 +120,8 @@ class RemoteRuntime(FarModel):
         settings = _checked(generation)
         self._open()
         prompt = carried(messages_or_text)
-        work = functools.partial(self._answer, prompt, settings, self._caller(caller))
+        visit = self._errands.calls.visit
+        work = functools.partial(self._answer, prompt, settings, self._caller(caller), visit)
         return self._outbox.submit(work, caller, _unstarted).items(cancel, on_wait)
 
     @letting_go
@@ -144,7 +148,12 @@ class RemoteRuntime(FarModel):
         return f"{Caller.of(caller).name} of {self._place.link.client}"
 
     def _answer(
-        self, prompt: Any, settings: GenerationConfig, caller: str, job: RemoteJob[Delta]
+        self,
+        prompt: Any,
+        settings: GenerationConfig,
+        caller: str,
+        visit: Visit,
+        job: RemoteJob[Delta],
     ) -> Work[Delta]:
         def run(stop: threading.Event, emit: Callable[[Delta], None]) -> None:
             pieces: list[Delta] = []
@@ -165,7 +174,9 @@ class RemoteRuntime(FarModel):
                     emit(piece)
 
             try:
-                self._errands.run(self._wanted, stop, use, prefix=beginnings(prompt), caller=caller)
+                self._errands.run(
+                    self._wanted, visit, stop, use, prefix=beginnings(prompt), caller=caller
+                )
             except Cancelled:
                 emit(_cancelled(pieces))
             self._figures.look()

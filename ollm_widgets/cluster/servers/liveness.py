@@ -32,12 +32,12 @@ async def has_died(actor: Any) -> bool:
 
 async def outlive(presence: Any) -> None:
     """Return once a client's sign of life has died; see `presence`."""
-    from ray.exceptions import ActorDiedError, RayActorError
+    from ray.exceptions import ActorDiedError, ActorUnschedulableError, RayError
 
     while True:
         try:
             await presence.stay.remote()
-        except ActorDiedError:
+        except (ActorDiedError, ActorUnschedulableError):
             return
-        except RayActorError:
+        except RayError:  # whatever has cut this off, Ray has not said that it died
             await asyncio.sleep(_AGAIN_S)

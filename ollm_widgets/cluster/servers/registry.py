@@ -8,6 +8,7 @@ import logging
 import time
 import uuid
 from collections.abc import Coroutine
+from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 from ollm_widgets.cluster.books.books import Books
@@ -352,7 +353,8 @@ class Registry:
         return serve.get_deployment_handle("Host", app_name=app_name)
 
     def _begin(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        task = asyncio.get_running_loop().create_task(work)
+        # Ray ends what a call has begun when that call is cancelled, and this is to outlive it.
+        task = asyncio.get_running_loop().create_task(work, context=Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task

@@ -11,11 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
 
 import torch
 
 from ollm_widgets.kv.codecs.page import PageShape
 from ollm_widgets.kv.codecs.sections import Bits, QuantizedLayout, quantized_layout
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 # Of the keys and of the values; for the figures see tests/bench/kv_quality.py.
 _GROUP_SIZES: dict[Bits, tuple[int, int]] = {8: (64, 64), 4: (32, 64)}
@@ -109,7 +114,10 @@ class QuantizedCodec:
     ) -> None:
         """Write what the integers stand for."""
         data = data.to(keys_out.device)
-        if keys_out.dim() == 5:
+        kernels = _kernels() if keys_out.is_cuda else None
+        if kernels is not None:
+            self._decode_by(kernels, data, shape, keys_out, values_out)
+        elif keys_out.dim() == 5:
             for pages in _bites(keys_out, values_out):
                 self._decode(data[pages], shape, keys_out[pages], values_out[pages])
         else:
@@ -126,6 +134,25 @@ class QuantizedCodec:
         key_groups, value_groups = self._groupings
         _dequantize([section.view(data) for section in layout.keys], key_groups, keys_out)
         _dequantize([section.view(data) for section in layout.values], value_groups, values_out)
+
+    def _decode_by(
+        self,
+        kernels: ModuleType,
+        data: torch.Tensor,
+        shape: PageShape,
+        keys_out: torch.Tensor,
+        values_out: torch.Tensor,
+    ) -> None:
+        if keys_out.dim() == 4:
+            data, keys_out, values_out = (
+                each.unsqueeze(0) for each in (data, keys_out, values_out)
+            )
+        if not len(data):
+            return
+        layout = self.layout(shape)
+        key_group, value_group = (self.key_group_tokens, 1), (1, self.value_group_channels)
+        kernels.dequantize(data, layout.keys, self.bits, key_group, keys_out)
+        kernels.dequantize(data, layout.values, self.bits, value_group, values_out)
 
     @property
     def _groupings(self) -> tuple[_Grouping, _Grouping]:
@@ -171,6 +198,16 @@ class _Part:
     def of_groups(self, scales: torch.Tensor) -> torch.Tensor:
         """The scales, or zeros, of these groups, so that they broadcast over `numbers`."""
         return scales.narrow(self.dim, self.first_group, self.groups).unsqueeze(self.dim)
+
+
+@cache
+def _kernels() -> ModuleType | None:
+    """The module of the kernel; None without Triton."""
+    try:
+        from ollm_widgets.kv.codecs import kernels
+    except ImportError:
+        return None
+    return kernels
 
 
 def _bites(keys: torch.Tensor, values: torch.Tensor) -> Iterator[slice]:

@@ -11,9 +11,9 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import torch
 
@@ -29,8 +29,8 @@ WantedRecord: TypeAlias = tuple[StoredBlock, Part]
 
 # What is decoded at once: small for a processor's cache, large for a GPU, which takes it twice.
 _RUN_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}
-# What a thread reads at once on its way to a GPU.
-_PIECE_BYTES = 16 << 20
+# What a thread reads at once on its way to a GPU: page-locked memory is slow to make.
+_PIECE_BYTES = 4 << 20
 _MOST_THREADS = 12
 # One run arrives while another is decoded.
 _RUNS_UNDER_WAY = 2
@@ -73,13 +73,32 @@ class RecordRun:
     skip: int = 0
 
 
+class Arrival(Protocol):
+    """Records on their way into tensors."""
+
+    def finish(self, done: Callable[[int], None]) -> None:
+        """Return when all is in its place; what is enqueued from then on finds it there.
+
+        Parameters
+        ----------
+        done
+            Called on this thread with the bytes of each piece that has come. What it raises ends
+            the reading.
+
+        Raises
+        ------
+        DamagedRecord
+            When a record is not there as it was written: the first one.
+        """
+
+
 def run_records(device: torch.device, plan: RecordPlan) -> int:
     """How many records to decode at once."""
     return max(1, _RUN_BYTES.get(device.type, _RUN_BYTES["cpu"]) // plan.size)
 
 
 class RecordReader:
-    """Fills tensors from an archive. Use it as a context.
+    """Fills tensors from an archive. Use it as a context: at its end nobody writes to them.
 
     Parameters
     ----------
@@ -105,37 +124,21 @@ class RecordReader:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def read(self, runs: Sequence[RecordRun], done: Callable[[int], None]) -> None:
-        """Read and decode; returns when all is in its place.
+        """Read and decode; returns when all is in its place. See `begin` and `Arrival.finish`."""
+        self.begin(runs).finish(done)
+
+    def begin(self, runs: Sequence[RecordRun]) -> Arrival:
+        """Have records read from now on, behind those that were asked for before.
 
         Parameters
         ----------
         runs
             In the order in which they are wanted.
-        done
-            Called on this thread with the bytes of each run that is in its place. What it raises
-            ends the reading.
-
-        Raises
-        ------
-        DamagedRecord
-            When a record is not there as it was written: the first one.
         """
         devices = {keys.device for run in runs for keys, _ in run.outs.values()}
-        futures: list[Future[int]] = []
-        try:
-            if devices and all(device.type == "cuda" for device in devices):
-                self._read_to_gpus(runs, devices, futures, done)
-            else:
-                futures += [self._pool.submit(self._fill, run) for run in runs]
-                for future in futures:
-                    done(future.result())
-        except BaseException:
-            # The tensors belong to the caller again once nobody writes to them.
-            self._stop.set()
-            for future in futures:
-                future.cancel()
-            wait(futures)
-            raise
+        if devices and all(device.type == "cuda" for device in devices):
+            return _ToGpus(self, runs, devices)
+        return _ToProcessor([self._pool.submit(self._fill, run) for run in runs])
 
     # ------------------------------------------------------------------ to a processor
 
@@ -148,11 +151,11 @@ class RecordReader:
         data = host.view(-1, run.plan.size)
         self._read(run.records, run.plan, data)
         for device in {keys.device for keys, _ in run.outs.values()}:
-            self._decode(data.to(device), run)
+            self.decode(data.to(device), run)
         return host.numel()
 
-    def _decode(self, data: torch.Tensor, run: RecordRun) -> None:
-        """Decode the pages of one device, that of ``data``, ``uint8 [records, size]``."""
+    def decode(self, data: torch.Tensor, run: RecordRun) -> None:
+        """Decode the pages of one device, that of `data`, ``uint8 [records, size]``."""
         outs = run.outs
         places = tuple(
             place for place in run.plan.places if outs[place.pages.layer][0].device == data.device
@@ -161,40 +164,17 @@ class RecordReader:
 
     # ------------------------------------------------------------------ to GPUs
 
-    @torch.inference_mode()
-    def _read_to_gpus(
-        self,
-        runs: Sequence[RecordRun],
-        devices: set[torch.device],
-        futures: list[Future[int]],
-        done: Callable[[int], None],
-    ) -> None:
-        """Read and decode; `futures` gets whatever is under way."""
-        under_way: deque[tuple[RecordRun, list[torch.Tensor], list[Future[int]]]] = deque()
-        for number, run in enumerate(runs):
-            data, pieces = self._begin(run, devices)
-            futures += pieces
-            under_way.append((run, data, pieces))
-            last = number == len(runs) - 1
-            while under_way and (last or len(under_way) == _RUNS_UNDER_WAY):
-                arriving, data, pieces = under_way.popleft()
-                for piece in pieces:
-                    done(piece.result())
-                for each in data:
-                    self._decode(each, arriving)
+    def bring(self, run: RecordRun, data: Sequence[torch.Tensor]) -> list[Future[int]]:
+        """Have the records of a run come to `data`, ``uint8 [records, size]`` on each device.
 
-    def _begin(
-        self, run: RecordRun, devices: set[torch.device]
-    ) -> tuple[list[torch.Tensor], list[Future[int]]]:
-        """Have the records of a run come to each device, ``uint8 [records, size]``."""
-        shape = (len(run.records), run.plan.size)
-        data = [torch.empty(shape, dtype=torch.uint8, device=device) for device in devices]
-        for device in devices:
-            # This memory may be what a kernel on its way reads from still.
-            torch.cuda.current_stream(device).synchronize()
+        Returns
+        -------
+        list of Future
+            The bytes of a piece each, in their order; what they raise is a `DamagedRecord`.
+        """
         step = max(1, _PIECE_BYTES // run.plan.size)
         pieces = [slice(first, first + step) for first in range(0, len(run.records), step)]
-        return data, [
+        return [
             self._pool.submit(self._bring, run.records[rows], run.plan, [one[rows] for one in data])
             for rows in pieces
         ]
@@ -256,3 +236,50 @@ class RecordReader:
         if device not in streams:
             streams[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         return streams[device]
+
+
+class _ToProcessor:
+    """Records that are read and decoded by the same threads."""
+
+    def __init__(self, runs: Sequence[Future[int]]) -> None:
+        self._runs = runs
+
+    def finish(self, done: Callable[[int], None]) -> None:
+        """See `Arrival`."""
+        for run in self._runs:
+            done(run.result())
+
+
+class _ToGpus:
+    """Records that come to GPUs as they are; a run is decoded while the next ones arrive."""
+
+    def __init__(
+        self, reader: RecordReader, runs: Sequence[RecordRun], devices: set[torch.device]
+    ) -> None:
+        self._reader = reader
+        self._devices = devices
+        self._waiting = deque(runs)
+        self._under_way: deque[tuple[RecordRun, list[torch.Tensor], list[Future[int]]]] = deque()
+        self._begin_next()
+
+    @torch.inference_mode()
+    def finish(self, done: Callable[[int], None]) -> None:
+        """See `Arrival`."""
+        while self._under_way:
+            self._begin_next()
+            run, data, pieces = self._under_way.popleft()
+            for piece in pieces:
+                done(piece.result())
+            for each in data:
+                self._reader.decode(each, run)
+
+    @torch.inference_mode()
+    def _begin_next(self) -> None:
+        while self._waiting and len(self._under_way) < _RUNS_UNDER_WAY:
+            run = self._waiting.popleft()
+            shape = (len(run.records), run.plan.size)
+            data = [torch.empty(shape, dtype=torch.uint8, device=each) for each in self._devices]
+            for device in self._devices:
+                # This memory may be what a kernel on its way reads from still.
+                torch.cuda.current_stream(device).synchronize()
+            self._under_way.append((run, data, self._reader.bring(run, data)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice, takewhile
@@ -25,6 +26,7 @@ from ollm_widgets.kv.persistent.kinds import TOKENS, LayerPages, PageGroup
 from ollm_widgets.kv.persistent.matching import Resumption
 from ollm_widgets.kv.persistent.pages import plan_record
 from ollm_widgets.kv.persistent.reading import (
+    Arrival,
     DamagedRecord,
     LayerStates,
     RecordReader,
@@ -42,7 +44,8 @@ DeviceOf: TypeAlias = Callable[[int], torch.device]
 STAGE = "Restore KV cache"
 # Read ahead of a cache that copies what it is given, and so held twice for a moment: on a GPU
 # enough for all threads that read, in room that the prompt's own pass does not need now.
-_COPIED_BYTES = {"cpu": 64 << 20, "cuda": 768 << 20}
+_COPIED_BYTES = {"cpu": 32 << 20, "cuda": 384 << 20}
+_SPANS_UNDER_WAY = 2
 
 
 def require_empty(cache: Cache) -> None:
@@ -127,14 +130,31 @@ class PrefixReader:
                     windows.append((group, states))
             for group in self._found.kind.groups:
                 if group.name == TOKENS:
-                    for start, stop in self._spans(group):
-                        states = self._empty(group, stop - start)
-                        reader.read(self._runs(group, start, stop, states), done)
-                        self._append(states)
+                    self._restore_tokens(reader, group, done)
         for _, states in windows:
             for layer, (keys, values) in states.items():
                 place_window(self._cache, layer, keys, values, tokens)
         restore_special_state(self._cache, state)
+
+    def _restore_tokens(
+        self, reader: RecordReader, group: PageGroup, done: Callable[[int], None]
+    ) -> None:
+        """Append all tokens; one span is read while another is decoded and appended."""
+        under_way: deque[tuple[LayerStates, Arrival]] = deque()
+
+        def append_first() -> None:
+            states, arrival = under_way.popleft()
+            arrival.finish(done)
+            for layer, (keys, values) in states.items():
+                append_tokens(self._cache, layer, keys, values)
+
+        for start, stop in self._spans(group):
+            if len(under_way) == _SPANS_UNDER_WAY:
+                append_first()
+            states = self._empty(group, stop - start)
+            under_way.append((states, reader.begin(self._runs(group, start, stop, states))))
+        while under_way:
+            append_first()
 
     def _state(self) -> dict[str, torch.Tensor]:
         """What stands for all tokens, on the devices of its layers."""
@@ -211,10 +231,6 @@ class PrefixReader:
             runs.append(RecordRun(run, plan, outs, begin - first))
             records = records[len(run) :]
         return runs
-
-    def _append(self, states: LayerStates) -> None:
-        for layer, (keys, values) in states.items():
-            append_tokens(self._cache, layer, keys, values)
 
 
 def _are_alike(one: tuple[StoredBlock, Part], other: tuple[StoredBlock, Part]) -> bool:

@@ -105,6 +105,21 @@ class CapturedSteps(EagerSteps):
         if not keep and self._replay is None and self.refusal is None:
             self._capture()
 
+    @torch.inference_mode()
+    def prefill(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Run the prompt, less what `begin` kept; all but its last token kept is a captured step.
+
+        So is asking the same again, and a prompt that was found on disk.
+        """
+        kept, prompt = self.tokens, input_ids.shape[1]
+        if not 0 < kept == prompt - 1 or not self.captured or self._padded:
+            return super().prefill(input_ids, attention_mask)
+        positions = self._positions_of(input_ids, attention_mask)
+        if positions is not None and self._positions is not None:
+            # Of the last token in the cache: the step adds one first.
+            self._positions.copy_((positions[..., -1:] - 1).expand_as(self._positions))
+        return self.step(input_ids[:, -1:])
+
     @property
     def _reads_whole_cache(self) -> bool:
         # The model's own attention does in a graph, behind a mask; our kernels know the length.

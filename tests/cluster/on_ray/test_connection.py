@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ollm_widgets.cluster.client import connection as connecting
+from ollm_widgets.cluster.client.calls import Calls
 from ollm_widgets.cluster.client.connection import Connection
 from ollm_widgets.cluster.client.deploying import NoHostsYet
-from ollm_widgets.cluster.client.joining import CONNECT
+from ollm_widgets.cluster.client.joining import CONNECT, attend
 from ollm_widgets.cluster.options import ClusterOptions
-from ollm_widgets.errors import Cancelled
+from ollm_widgets.errors import Cancelled, ClusterUnavailableError
 
 if TYPE_CHECKING:
     from ollm_widgets.backends.base import LoadProgress
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     from tests.cluster.on_ray.real_ray import Hosts, RealRay
 
 pytest.importorskip("ray")
+
+from tests.cluster.on_ray.real_ray import NODES, until
 
 PATIENCE_S = 60.0
 
@@ -74,6 +79,64 @@ def test_a_lost_one_is_made_anew(connection: Connection, three_nodes: Hosts) -> 
     assert connection.link is second
     connection.post.ask(second.registry("leave", first.client))
     assert three_nodes.view().clients == (second.client,)
+
+
+def test_who_leaves_while_it_is_being_connected_is_not_there_afterwards(
+    connection: Connection, three_nodes: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = Calls(connection)
+    came: list[bool] = []
+    attended = threading.Event()
+
+    def attend_after_the_goodbye(*args: Any) -> Link:
+        calls.leave()
+        link = attend(*args)
+        came.append(link.client in three_nodes.view().clients)
+        attended.set()
+        return link
+
+    monkeypatch.setattr(connecting, "attend", attend_after_the_goodbye)
+    with pytest.raises(Cancelled, match="was left"):
+        connection.open()
+    assert attended.wait(PATIENCE_S)
+    assert came == [True]
+    until(lambda: not three_nodes.view().clients)
+    assert connection.link is None
+
+
+def test_a_lost_one_that_nobody_makes_anew_is_not_there_after_the_goodbye(
+    connection: Connection, three_nodes: Hosts
+) -> None:
+    connection.lost(connection.open())
+    assert len(three_nodes.view().clients) == 1
+    connection.close()
+    until(lambda: not three_nodes.view().clients)
+
+
+def test_one_that_is_used_by_others_goes_on_when_another_is_closed(
+    connection: Connection, three_nodes: Hosts, ray_nodes: RealRay
+) -> None:
+    other = Connection(ClusterOptions(address=ray_nodes.address))
+    left, stays = other.open(), connection.open()
+    other.post.ask(left.registry("leave", left.client))
+    other.close()
+    # The registry is another replica from here on, of which a handle that was ended hears nothing.
+    three_nodes.restart_registry()
+    three_nodes.settle(len(NODES))
+    view = connection.post.ask(stays.registry("view"), None, PATIENCE_S)
+    assert len(view.hosts) == len(NODES)
+
+
+def test_a_process_that_is_connected_elsewhere_is_told_so_at_once(
+    connection: Connection, ray_nodes: RealRay
+) -> None:
+    connection.open()
+    with socket.create_server(("127.0.0.1", 0)) as somebody:
+        elsewhere = f"127.0.0.1:{somebody.getsockname()[1]}"
+        with pytest.raises(ClusterUnavailableError, match=f"cluster at {ray_nodes.address} alr"):
+            Connection(ClusterOptions(address=elsewhere)).open()
+    with pytest.raises(ClusterUnavailableError, match=f"nothing listens at {elsewhere}"):
+        Connection(ClusterOptions(address=elsewhere)).open()
 
 
 def test_hosts_that_nobody_has_started_are_not_started_by_who_only_looks(

@@ -29,6 +29,7 @@ from tests.cluster.tiny import PROMPT, PROMPT_IDS, answer_of, text_of
 if TYPE_CHECKING:
     from ollm_widgets.backends.base import LoadProgress
     from ollm_widgets.cluster.messages import HostView
+    from ollm_widgets.runtime.completion import Completion
     from ollm_widgets.runtime.interface import Runtime
     from ollm_widgets.runtime.residency.elsewhere import Loader
     from tests.cluster.on_ray.real_ray import Client, Hosts, RealRay
@@ -222,6 +223,30 @@ def test_callers_of_one_model_take_turns_and_know_how_many_come_before(runtime: 
     second.join(PATIENCE_S)
     assert told == [1, 0]
     assert answers == [3]
+
+
+def test_requests_under_way_end_when_the_cluster_is_left_and_are_not_taken_elsewhere(
+    three_nodes: Hosts, cluster: Cluster, runtime: Runtime
+) -> None:
+    running = runtime.stream(PROMPT, LONG, caller="first")
+    next(running)
+    told: list[int] = []
+    answers: list[Completion] = []
+
+    def ask() -> None:
+        answers.append(runtime.complete(PROMPT, LONG, caller="second", on_wait=told.append))
+
+    waiting = threading.Thread(target=ask)
+    waiting.start()
+    until(lambda: told == [1])
+    cluster.leave()
+    *_rest, last = running
+    waiting.join(PATIENCE_S)
+    assert last.finish_reason == "cancelled"
+    assert [(one.finish_reason, one.new_tokens) for one in answers] == [("cancelled", 0)]
+    until(lambda: not three_nodes.view().clients)
+    assert not cluster.connected
+    until(lambda: nothing_reserved(three_nodes))
 
 
 # ---------------------------------------------------------------------- sharing and keeping

@@ -103,6 +103,29 @@ def test_a_second_turn_that_goes_on_from_the_first_does_what_the_model_does(
     torch.testing.assert_close(steps._logits, wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("architecture", DECODERS, ids=str)
+def test_a_prompt_of_which_all_but_the_last_token_is_kept_is_a_captured_step(
+    architecture: Architecture,
+) -> None:
+    model = build(architecture).float().eval()
+    steps = TracedSteps(model, CPU)
+    answer = greedy(steps, PROMPT, 12)
+    if not steps.resumable or not steps.captured:
+        pytest.skip("its last tokens cannot be taken back, or its steps are not captured")
+    longer = torch.cat([PROMPT, torch.tensor(answer[:4]).T], dim=1)
+    passes: list[object] = []
+    hook = model.register_forward_pre_hook(lambda _model, _inputs: passes.append(None))
+    for prompt, new in ((PROMPT, 12), (longer, 8), (PROMPT, 12)):
+        again = greedy(steps, prompt, new, keep=prompt.shape[1] - 1)
+        assert again == answer[12 - new :]
+    assert not passes
+    hook.remove()
+    whole = torch.cat([PROMPT, torch.tensor(answer[:-1]).T], dim=1)
+    with torch.inference_mode():
+        wanted = model(whole, use_cache=False).logits[:, -1]
+    torch.testing.assert_close(steps._logits, wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_a_step_is_captured_once_for_all_requests_that_fit() -> None:
     model = tiny_llama()
     captures = []

@@ -61,6 +61,7 @@ def decode(
     asked: GenerationConfig,
     *,
     read_behind: bool = True,
+    keep: int = 0,
 ) -> torch.Tensor:
     if asked.seed is not None:
         torch.manual_seed(asked.seed)
@@ -75,6 +76,7 @@ def decode(
             cancel=threading.Event(),
             watch=lambda _ids: False,
             read_behind=read_behind,
+            keep=keep,
         )
 
 
@@ -112,6 +114,9 @@ def test_tokens_in_float32_are_those_of_generate(
     expected = generated(model, ids, mask, asked)
     for behind in (True, False):
         assert torch.equal(decode(runner, ids, mask, asked, read_behind=behind), expected)
+    if runner.resumable and len(lengths) == 1:
+        # The same again is a step.
+        assert torch.equal(decode(runner, ids, mask, asked, keep=lengths[0] - 1), expected)
     refusal = runner.refusal
     runner.close()
     if architecture.model_type not in MAY_REFUSE:
