@@ -25,6 +25,8 @@ _EVERY_S = 1.0
 _GATHER_S = 0.02
 # The registry may be on its way to another node; what is told then is told again later.
 _PATIENCE_S = 10.0
+# The registry may have ended with the host, and learns from Ray in any case.
+_PARTS_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,7 @@ class Reporter:
     async def part(self) -> None:
         """Tell that the host shuts down in order."""
         with contextlib.suppress(Exception):
-            await self._call("part", self._me.host)
+            await asyncio.wait_for(self._call("part", self._me.host), _PARTS_S)
 
     async def release(self, reservation: str) -> None:
         """Tell that a request has ended, until the registry has heard of it."""

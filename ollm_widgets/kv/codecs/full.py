@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from operator import itemgetter
+
 import torch
 
 from ollm_widgets.kv.codecs.page import PageShape
@@ -34,3 +37,16 @@ class FullCodec:
         keys, values = shape.views(data)
         keys_out.copy_(keys)
         values_out.copy_(values)
+
+    def decode_layers(
+        self,
+        data: Sequence[torch.Tensor],
+        shape: PageShape,
+        keys_out: Sequence[torch.Tensor],
+        values_out: Sequence[torch.Tensor],
+    ) -> None:
+        """Copy bytes to pages of several layers, in one call."""
+        views = [shape.views(pages) for pages in data]
+        torch._foreach_copy_(
+            [*keys_out, *values_out], [*map(itemgetter(0), views), *map(itemgetter(1), views)]
+        )

@@ -10,6 +10,7 @@ Importing this module needs Triton. The bits are those of torch's multiplication
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -23,10 +24,12 @@ _WARPS = 4
 _NUMBERS, _MOST_CHANNELS = 4096, 512
 
 
-@triton.jit(do_not_specialize=["page_bytes", "out_page", "out_batch", "out_head"])
+@triton.jit(do_not_specialize=["count", "page_bytes", "out_page", "out_batch", "out_head"])
 def _dequantize(
-    pages,
-    out,
+    sources,
+    targets,
+    like,
+    count,
     page_bytes,
     out_page,
     out_batch,
@@ -46,12 +49,14 @@ def _dequantize(
     LANES: tl.constexpr,
 ):
     tiles = tl.cdiv(WIDTH, LANES)
-    token = tl.program_id(0) // tiles * ROWS + tl.arange(0, ROWS)[:, None]
-    channel = tl.program_id(0) % tiles * LANES + tl.arange(0, LANES)[None, :]
+    token = tl.program_id(1) // tiles * ROWS + tl.arange(0, ROWS)[:, None]
+    channel = tl.program_id(1) % tiles * LANES + tl.arange(0, LANES)[None, :]
     wanted = (token < TOKENS) & (channel < WIDTH)
-    page = tl.program_id(1).to(tl.int64)
+    layer = tl.program_id(0) // count
+    page = (tl.program_id(0) % count).to(tl.int64)
     row = tl.program_id(2)
-    start = pages + page * page_bytes
+    start = tl.load(sources + layer).to(tl.pointer_type(tl.uint8)) + page * page_bytes
+    out = tl.load(targets + layer).to(like.dtype)
     if PACKED:
         byte = start + CODES + (row * TOKENS + token) * ((WIDTH + 1) // 2) + channel // 2
         pair = tl.load(byte, mask=wanted, other=0).to(tl.int32)
@@ -68,40 +73,44 @@ def _dequantize(
     number = code.to(tl.float32) * scale + zero
     place = page * out_page + (row // HEADS).to(tl.int64) * out_batch
     place += (row % HEADS).to(tl.int64) * out_head + token * OUT_TOKEN + channel * OUT_CHANNEL
-    tl.store(out + place, number.to(out.dtype.element_ty), mask=wanted)
+    tl.store(out + place, number.to(like.dtype.element_ty), mask=wanted)
 
 
 def dequantize(
-    pages: torch.Tensor,
+    pages: Sequence[torch.Tensor],
     sections: tuple[Section, Section, Section],
     bits: Bits,
     group: tuple[int, int],
-    out: torch.Tensor,
+    outs: Sequence[torch.Tensor],
 ) -> None:
-    """Decode the keys, or the values, of pages.
+    """Decode the keys, or the values, of pages of several layers.
 
     Parameters
     ----------
     pages
-        ``uint8 [pages, page bytes]``, the last dimension contiguous.
+        ``uint8 [pages, page bytes]`` of each layer, the last dimension contiguous; all of the same
+        strides.
     sections
         Of their codes, scales and zeros.
     bits
         Of a code.
     group
         Tokens and channels that share a scale.
-    out
-        ``[pages, batch, heads, tokens, width]`` of any strides, on the same device.
+    outs
+        ``[pages, batch, heads, tokens, width]`` of each layer, on the same device; all of the same
+        strides, whichever.
     """
+    out = outs[0]
     count, batch, heads, tokens, width = out.shape
     codes, scales, zeros = sections
     lanes = min(triton.next_power_of_2(width), _MOST_CHANNELS)
     rows = min(triton.next_power_of_2(tokens), _NUMBERS // lanes)
-    grid = (triton.cdiv(tokens, rows) * triton.cdiv(width, lanes), count, batch * heads)
+    tiles = triton.cdiv(tokens, rows) * triton.cdiv(width, lanes)
     with _on(out):
         # A multiplication and an addition in one would round once where torch rounds twice.
-        _dequantize[grid](
-            pages, out, pages.stride(0), *out.stride()[:3],
+        _dequantize[len(outs) * count, tiles, batch * heads](
+            _addresses(pages), _addresses(outs), out, count,
+            pages[0].stride(0), *out.stride()[:3],
             CODES=codes.offset, SCALES=scales.offset, ZEROS=zeros.offset,
             HEADS=heads, TOKENS=tokens, WIDTH=width,
             GROUP_TOKENS=group[0], GROUP_CHANNELS=group[1],
@@ -109,6 +118,11 @@ def dequantize(
             PACKED=bits == 4, ROWS=rows, LANES=lanes,
             num_warps=_WARPS, enable_fp_fusion=False,
         )  # fmt: skip
+
+
+def _addresses(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Where tensors begin, int64 ``[tensors]`` on their device."""
+    return torch.tensor([each.data_ptr() for each in tensors], device=tensors[0].device)
 
 
 def _on(out: torch.Tensor) -> AbstractContextManager[object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -130,5 +131,28 @@ class PageCodec(Protocol):
             Of one page.
         keys_out, values_out
             ``[batch, heads, tokens, width]`` or ``[pages, batch, heads, tokens, width]``.
+        """
+        ...
+
+    def decode_layers(
+        self,
+        data: Sequence[torch.Tensor],
+        shape: PageShape,
+        keys_out: Sequence[torch.Tensor],
+        values_out: Sequence[torch.Tensor],
+    ) -> None:
+        """Decode pages of several layers, all on one device.
+
+        What `decode` does for each of them, in few launches: while other threads read, a launch of
+        a GPU's kernel may wait milliseconds for the interpreter.
+
+        Parameters
+        ----------
+        data
+            Of each layer, ``uint8 [pages, encoded_bytes]``.
+        shape
+            Of every page.
+        keys_out, values_out
+            Of each layer, ``[pages, batch, heads, tokens, width]``.
         """
         ...

@@ -9,7 +9,7 @@ for. tests/bench/kv_quality.py has the figures of the group sizes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -116,7 +116,9 @@ class QuantizedCodec:
         data = data.to(keys_out.device)
         kernels = _kernels() if keys_out.is_cuda else None
         if kernels is not None:
-            self._decode_by(kernels, data, shape, keys_out, values_out)
+            if keys_out.dim() == 4:
+                data, keys_out, values_out = data[None], keys_out[None], values_out[None]
+            self._decode_by(kernels, shape, [data], [keys_out], [values_out])
         elif keys_out.dim() == 5:
             for pages in _bites(keys_out, values_out):
                 self._decode(data[pages], shape, keys_out[pages], values_out[pages])
@@ -135,19 +137,30 @@ class QuantizedCodec:
         _dequantize([section.view(data) for section in layout.keys], key_groups, keys_out)
         _dequantize([section.view(data) for section in layout.values], value_groups, values_out)
 
+    def decode_layers(
+        self,
+        data: Sequence[torch.Tensor],
+        shape: PageShape,
+        keys_out: Sequence[torch.Tensor],
+        values_out: Sequence[torch.Tensor],
+    ) -> None:
+        """Write what the integers of several layers stand for."""
+        kernels = _kernels() if keys_out[0].is_cuda else None
+        if kernels is not None and all(map(_alike, (data, keys_out, values_out))):
+            self._decode_by(kernels, shape, data, keys_out, values_out)
+            return
+        for pages, keys, values in zip(data, keys_out, values_out, strict=True):
+            self.decode(pages, shape, keys, values)
+
     def _decode_by(
         self,
         kernels: ModuleType,
-        data: torch.Tensor,
         shape: PageShape,
-        keys_out: torch.Tensor,
-        values_out: torch.Tensor,
+        data: Sequence[torch.Tensor],
+        keys_out: Sequence[torch.Tensor],
+        values_out: Sequence[torch.Tensor],
     ) -> None:
-        if keys_out.dim() == 4:
-            data, keys_out, values_out = (
-                each.unsqueeze(0) for each in (data, keys_out, values_out)
-            )
-        if not len(data):
+        if not len(data[0]):
             return
         layout = self.layout(shape)
         key_group, value_group = (self.key_group_tokens, 1), (1, self.value_group_channels)
@@ -198,6 +211,16 @@ class _Part:
     def of_groups(self, scales: torch.Tensor) -> torch.Tensor:
         """The scales, or zeros, of these groups, so that they broadcast over `numbers`."""
         return scales.narrow(self.dim, self.first_group, self.groups).unsqueeze(self.dim)
+
+
+def _alike(tensors: Sequence[torch.Tensor]) -> bool:
+    """Whether all are on one device, of one dtype, and the same steps apart."""
+    first = tensors[0]
+    return all(
+        (each.device, each.dtype, each.shape, each.stride())
+        == (first.device, first.dtype, first.shape, first.stride())
+        for each in tensors
+    )
 
 
 @cache

@@ -131,17 +131,14 @@ def decode_records(
         Tokens of the first record that are not wanted.
     """
     records = data.shape[0]
+    whole: dict[PageShape, list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]] = {}
     for place in plan.places:
         keys_out, values_out = outs[place.pages.layer]
         pages = data[:, place.offset : place.offset + place.size]
         wanted = keys_out.shape[2]
         if wanted == records * plan.tokens:
-            codec.decode(
-                pages,
-                place.shape,
-                _by_record(keys_out, plan.tokens),
-                _by_record(values_out, plan.tokens),
-            )
+            own = _by_record(keys_out, plan.tokens), _by_record(values_out, plan.tokens)
+            whole.setdefault(place.shape, []).append((pages, *own))
             continue
         shape = place.shape
         keys = keys_out.new_empty((records, *shape.keys))
@@ -149,6 +146,9 @@ def decode_records(
         codec.decode(pages, shape, keys, values)
         keys_out.copy_(_in_a_row(keys)[:, :, skip : skip + wanted])
         values_out.copy_(_in_a_row(values)[:, :, skip : skip + wanted])
+    for shape, layers in whole.items():
+        encoded, layers_keys, layers_values = zip(*layers, strict=True)
+        codec.decode_layers(encoded, shape, layers_keys, layers_values)
 
 
 def _by_record(states: torch.Tensor, tokens: int) -> torch.Tensor:

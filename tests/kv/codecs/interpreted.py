@@ -39,10 +39,16 @@ def check(shape: tuple[int, ...], bits: Bits, dtype: torch.dtype, *, whole: bool
     ]
     outs = [each[:, :, 2:-3].unflatten(2, (pages, tokens)).movedim(2, 0) for each in around]
     if whole:
-        codec._decode_by(kernels, data, page, *outs)
+        codec._decode_by(kernels, page, [data], *([each] for each in outs))
     else:
-        for number in range(pages):
-            codec._decode_by(kernels, data[number], page, *(each[number] for each in outs))
+        # Each page as if it were of a layer of its own, the last one first.
+        layers = [slice(number, number + 1) for number in reversed(range(pages))]
+        codec._decode_by(
+            kernels,
+            page,
+            [data[layer] for layer in layers],
+            *([each[layer] for layer in layers] for each in outs),
+        )
     for ours, theirs, edges in zip(outs, wanted, around, strict=True):
         assert torch.equal(ours, theirs), (shape, bits, dtype)
         assert bool((edges[:, :, :2] == 7).all())

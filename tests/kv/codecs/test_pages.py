@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ollm_widgets.kv.codecs import PageCodec, PageShape, codec_named
 from tests.kv.codecs.pages import Case, cases
@@ -41,6 +42,23 @@ def test_many_pages_at_once_are_what_they_are_one_by_one(name: str, case: Case) 
         codec.decode(alone, case.shape, one_key, one_value)
         assert torch.equal(one_key, keys[number])
         assert torch.equal(one_value, values[number])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=20, deadline=None)
+@given(case=cases(), layers=st.integers(1, 3))
+def test_layers_decoded_together_are_what_they_are_one_by_one(
+    name: str, case: Case, layers: int
+) -> None:
+    codec = codec_named(name)
+    data = [encode(codec, case).roll(number, 0) for number in range(layers)]
+    wanted = [decode(codec, pages, case) for pages in data]
+    keys = [torch.empty_like(case.keys) for _ in data]
+    values = [torch.empty_like(case.values) for _ in data]
+    codec.decode_layers(data, case.shape, keys, values)
+    for found, one in zip(zip(keys, values, strict=True), wanted, strict=True):
+        assert torch.equal(found[0], one[0])
+        assert torch.equal(found[1], one[1])
 
 
 @pytest.mark.parametrize("name", NAMES)
