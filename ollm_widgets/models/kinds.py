@@ -6,9 +6,7 @@ from ollm_widgets.models.capabilities import Modality
 from ollm_widgets.models.catalog import GenericModelKind
 from ollm_widgets.models.config_file import JSONObject, read_int, read_text, text_config
 
-# Kinds that each backend loads: transformers-generic all of a model, optimized-native the decoder
-# and what is around it.
-GENERIC_KINDS: frozenset[GenericModelKind] = frozenset({"causal-lm"})
+# Kinds whose decoder, and what is around it, optimized-native loads.
 NATIVE_KINDS: frozenset[GenericModelKind] = frozenset({"causal-lm", "image-text-to-text"})
 
 _VISION_KEYS = ("vision_config", "vision_tower", "vision_model", "mm_vision_tower")

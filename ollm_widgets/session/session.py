@@ -241,7 +241,7 @@ class Session:
         runtime = self.keeping.runtime(runtime_id)
         with self.lock:
             self._talk_to(runtime_id, runtime)
-            self.desk.start(runtime.config.copy(), runtime.plan)
+            self.desk.start(runtime.plan.config.copy(), runtime.plan)
         self._changed(*PARTS)
 
     def remove(self, reference: str) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from ollm_widgets.models.kinds import GENERIC_KINDS, NATIVE_KINDS
+from ollm_widgets.models.kinds import NATIVE_KINDS
 from ollm_widgets.models.quantization import EXPANDABLE, Quantization
 from ollm_widgets.models.resolved import ResolvedModel
 from ollm_widgets.planning.parts import StreamingPlan
@@ -18,7 +18,7 @@ from ollm_widgets.planning.passes import (
 )
 from ollm_widgets.planning.placement import place_layers
 from ollm_widgets.planning.specialization import SpecializationMatch, SpecializationRegistry
-from ollm_widgets.planning.traits import GENERIC_TRAITS, NATIVE_TRAITS
+from ollm_widgets.planning.traits import NATIVE_TRAITS
 
 
 def matching(resolved: ResolvedModel) -> SpecializationMatch:
@@ -93,9 +93,8 @@ def test_what_is_expanded_when_it_is_loaded_matches(model: ResolvedModel, method
         assert native_obstacle(replace(resolved, quantization=Quantization(method))) == ""
 
 
-def test_the_kinds_that_backends_announce_are_those_that_models_are_judged_by() -> None:
+def test_the_kinds_that_the_native_backend_announces_are_those_that_models_are_judged_by() -> None:
     assert NATIVE_TRAITS.generic_kinds == NATIVE_KINDS
-    assert GENERIC_TRAITS.generic_kinds == GENERIC_KINDS
 
 
 def test_only_experts_that_are_surely_stacked_have_a_pass(expert_model: ResolvedModel) -> None:

@@ -198,6 +198,9 @@ def test_another_runtime_can_be_used_with_its_config_and_plan(
     assert session.runtime is not None
     assert session.runtime.name == "a"
     assert session.plan is session.runtime.plan
+    shown = view_plan(session)
+    assert shown is not None
+    assert not shown.planning
     assert not session.desk.errors
     assert [item.current for item in view_memory(session).items] == [
         item.id == first for item in view_memory(session).items

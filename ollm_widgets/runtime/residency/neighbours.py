@@ -105,11 +105,6 @@ class KernelNeighbours:
         """Return who else keeps runtimes; those that died are forgotten."""
         return tuple(holder for _, holder in self._holders())
 
-    def holders_of(self, place: str) -> tuple[Holder, ...]:
-        """Return who else holds bytes in one memory, who holds most of it first."""
-        found = [holder for holder in self.others() if holder.held_bytes(place)]
-        return tuple(sorted(found, key=lambda holder: -holder.held_bytes(place)))
-
     # ------------------------------------------------------------------ asking
 
     def ask(self, place: str, needed_bytes: int, pid: int | None = None) -> tuple[Holder, ...]:
