@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional
+
+from ollm_widgets.kv.lazy_mask import LazyMask
 
 if TYPE_CHECKING:
     from ollm_widgets.kv.window.visible import WindowMask
 
 # Queries that attend at a time: fewer waste less on what they do not see, more keep busy.
 _LEAST, _MOST = 256, 2048
-# What a mask answers without being built.
-_ABOUT_IT = frozenset({"shape", "dtype", "device", "ndim", "is_cuda", "requires_grad", "layout"})
-_ASKS = frozenset({"size", "dim", "numel", "is_floating_point", "__len__"})
-
 
 # Under a mask that is there already.
 attend_dense = functional.scaled_dot_product_attention
 
 
-class WindowRows(torch.Tensor):
+class WindowRows(LazyMask):
     """A mask ``[batch, 1, tokens, columns]`` of which most is never built.
 
     In a prompt much longer than the window, all but a narrow band is False.
@@ -32,7 +29,6 @@ class WindowRows(torch.Tensor):
     """
 
     window: WindowMask
-    _built: torch.Tensor | None
 
     @staticmethod
     def of(window: WindowMask) -> WindowRows:
@@ -47,72 +43,29 @@ class WindowRows(torch.Tensor):
         """The mask of tokens `start` to `end`, over the keys that a cache has for these alone."""
         return self.window.rows(start, end)
 
-    def built(self) -> torch.Tensor:
-        """The whole as a plain tensor."""
-        if self._built is None:
-            self._built = self.window.rows(0, self.window.tokens)
-        return self._built
+    def build(self) -> torch.Tensor:
+        """Make the mask of all tokens."""
+        return self.window.rows(0, self.window.tokens)
 
-    @classmethod
-    def __torch_function__(
-        cls,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Answer questions about the mask, attend with it, or build it for anything else."""
-        kwargs = kwargs or {}
-        mask = kwargs.get("attn_mask")
-        if func is functional.scaled_dot_product_attention and isinstance(mask, WindowRows):
-            return _attend(*args, **kwargs)
-        with torch._C.DisableTorchFunctionSubclass():
-            if _only_asks(func):
-                return func(*args, **kwargs)
-            return func(
-                *map(_plain, args), **{name: _plain(value) for name, value in kwargs.items()}
+    def attend(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **options: Any
+    ) -> torch.Tensor:
+        """`scaled_dot_product_attention`, each block of queries over the keys that it sees."""
+        window = self.window
+        size = min(max(window.sight.window, _LEAST), _MOST)
+        if window.tokens <= size or key.shape[-2] != self.shape[-1]:
+            return attend_dense(query, key, value, attn_mask=self.built(), **options)
+        found = query.new_empty((*query.shape[:-1], value.shape[-1]))
+        for start in range(0, window.tokens, size):
+            end = min(start + size, window.tokens)
+            found[..., start:end, :] = attend_dense(
+                query[..., start:end, :],
+                _of_block(key, window, start, end),
+                _of_block(value, window, start, end),
+                attn_mask=window.rows(start, end),
+                **options,
             )
-
-
-def _only_asks(func: Callable[..., Any]) -> bool:
-    name = func.__name__
-    if name == "__get__":
-        return getattr(getattr(func, "__self__", None), "__name__", "") in _ABOUT_IT
-    return name in _ASKS
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, WindowRows):
-        return value.built()
-    if isinstance(value, list | tuple):
-        return type(value)(map(_plain, value))
-    return value
-
-
-def _attend(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    *,
-    attn_mask: WindowRows,
-    **options: Any,
-) -> torch.Tensor:
-    """`scaled_dot_product_attention`, each block of queries over the keys that it sees."""
-    window = attn_mask.window
-    size = min(max(window.sight.window, _LEAST), _MOST)
-    if window.tokens <= size or key.shape[-2] != attn_mask.shape[-1]:
-        return attend_dense(query, key, value, attn_mask=attn_mask.built(), **options)
-    found = query.new_empty((*query.shape[:-1], value.shape[-1]))
-    for start in range(0, window.tokens, size):
-        end = min(start + size, window.tokens)
-        found[..., start:end, :] = attend_dense(
-            query[..., start:end, :],
-            _of_block(key, window, start, end),
-            _of_block(value, window, start, end),
-            attn_mask=window.rows(start, end),
-            **options,
-        )
-    return found
+        return found
 
 
 def _of_block(states: torch.Tensor, window: WindowMask, start: int, end: int) -> torch.Tensor:

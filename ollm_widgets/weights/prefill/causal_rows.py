@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,14 +13,11 @@ from torch.backends.cuda import SDPAParams, can_use_flash_attention
 from torch.nn import functional
 from torch.nn.attention.bias import causal_lower_right
 
+from ollm_widgets.kv.lazy_mask import LazyMask
 from ollm_widgets.weights.prefill.two_parts import attend_in_two_parts, suits_two_parts
 
-# Attributes that a mask answers without being built.
-_ABOUT_IT = frozenset({"shape", "dtype", "device", "ndim", "is_cuda", "requires_grad", "layout"})
-_ASKS = frozenset({"size", "dim", "numel", "is_floating_point", "__len__"})
 
-
-class CausalRows(torch.Tensor):
+class CausalRows(LazyMask):
     """A causal mask ``[1, 1, rows, columns]`` that is only built where a kernel needs it.
 
     Row ``i`` sees the first ``visible - rows + i + 1`` columns, `visible` of all. Attention by
@@ -31,7 +28,6 @@ class CausalRows(torch.Tensor):
     visible: int
     attended: bool
     """Whether an attention came to use it as it is."""
-    _built: torch.Tensor | None
 
     @staticmethod
     def of(rows: int, columns: int, visible: int, device: torch.device) -> CausalRows:
@@ -41,73 +37,31 @@ class CausalRows(torch.Tensor):
         mask.visible, mask.attended, mask._built = visible, False, None
         return mask
 
-    def built(self) -> torch.Tensor:
-        """The mask as a plain bool tensor ``[1, 1, rows, columns]``."""
-        if self._built is None:
-            rows, columns = self.shape[-2:]
-            dense = torch.ones(rows, columns, dtype=torch.bool, device=self.device)
-            self._built = dense.tril_(self.visible - rows)[None, None]
-        return self._built
+    def build(self) -> torch.Tensor:
+        """Make the mask as a plain bool tensor ``[1, 1, rows, columns]``."""
+        rows, columns = self.shape[-2:]
+        dense = torch.ones(rows, columns, dtype=torch.bool, device=self.device)
+        return dense.tril_(self.visible - rows)[None, None]
 
-    @classmethod
-    def __torch_function__(
-        cls,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Answer questions about the mask, attend with it, or build it for anything else."""
-        kwargs = kwargs or {}
-        if func is functional.scaled_dot_product_attention:
-            return _attend(*args, **kwargs)
-        with torch._C.DisableTorchFunctionSubclass():
-            if _only_asks(func):
-                return func(*args, **kwargs)
-            return func(
-                *map(_plain, args), **{name: _plain(value) for name, value in kwargs.items()}
-            )
-
-
-def _only_asks(func: Callable[..., Any]) -> bool:
-    name = func.__name__
-    if name == "__get__":
-        return getattr(getattr(func, "__self__", None), "__name__", "") in _ABOUT_IT
-    return name in _ASKS
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, CausalRows):
-        return value.built()
-    if isinstance(value, list | tuple):
-        return type(value)(map(_plain, value))
-    return value
-
-
-def _attend(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    *,
-    attn_mask: CausalRows,
-    **options: Any,
-) -> torch.Tensor:
-    """`scaled_dot_product_attention` over the visible keys, aligned at the lower right."""
-    rows, visible = attn_mask.shape[-2], attn_mask.visible
-    attn_mask.attended = attn_mask._built is None
-    # One row sees every visible key; the query may then hold the heads of a group as its rows.
-    bias = None if rows == 1 else causal_lower_right(rows, visible)
-    key, value = key[..., :visible, :], value[..., :visible, :]
-    if suits_two_parts(query, key, value, options.get("dropout_p", 0.0)):
-        return attend_in_two_parts(query, key, value, options.get("scale"))
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        parameters = SDPAParams(query, key, value, None, 0.0, False, True)
-        if can_use_flash_attention(parameters):
-            options["enable_gqa"] = True
-        else:
-            key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    return functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, **options)
+    def attend(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **options: Any
+    ) -> torch.Tensor:
+        """`scaled_dot_product_attention` over the visible keys, aligned at the lower right."""
+        rows, visible = self.shape[-2], self.visible
+        self.attended = self._built is None
+        # One row sees every visible key; the query may then hold the heads of a group as its rows.
+        bias = None if rows == 1 else causal_lower_right(rows, visible)
+        key, value = key[..., :visible, :], value[..., :visible, :]
+        if suits_two_parts(query, key, value, options.get("dropout_p", 0.0)):
+            return attend_in_two_parts(query, key, value, options.get("scale"))
+        groups = query.shape[1] // key.shape[1]
+        if groups > 1:
+            parameters = SDPAParams(query, key, value, None, 0.0, False, True)
+            if can_use_flash_attention(parameters):
+                options["enable_gqa"] = True
+            else:
+                key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+        return functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, **options)
 
 
 class WholeGroups:

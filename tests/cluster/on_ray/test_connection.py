@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 pytest.importorskip("ray")
 
-from tests.cluster.on_ray.real_ray import NODES, until
+from tests.cluster.on_ray.real_ray import until
 
 PATIENCE_S = 60.0
 
@@ -69,6 +69,7 @@ def test_it_says_what_it_does_and_can_be_left(connection: Connection) -> None:
     assert connection.open(timeout_s=PATIENCE_S) is connection.link
 
 
+@pytest.mark.smoke
 def test_a_lost_one_is_made_anew(connection: Connection, three_nodes: Hosts) -> None:
     first = connection.open()
     connection.lost(first)
@@ -81,6 +82,7 @@ def test_a_lost_one_is_made_anew(connection: Connection, three_nodes: Hosts) -> 
     assert three_nodes.view().clients == (second.client,)
 
 
+@pytest.mark.smoke
 def test_who_leaves_while_it_is_being_connected_is_not_there_afterwards(
     connection: Connection, three_nodes: Hosts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,20 +113,6 @@ def test_a_lost_one_that_nobody_makes_anew_is_not_there_after_the_goodbye(
     assert len(three_nodes.view().clients) == 1
     connection.close()
     until(lambda: not three_nodes.view().clients)
-
-
-def test_one_that_is_used_by_others_goes_on_when_another_is_closed(
-    connection: Connection, three_nodes: Hosts, ray_nodes: RealRay
-) -> None:
-    other = Connection(ClusterOptions(address=ray_nodes.address))
-    left, stays = other.open(), connection.open()
-    other.post.ask(left.registry("leave", left.client))
-    other.close()
-    # The registry is another replica from here on, of which a handle that was ended hears nothing.
-    three_nodes.restart_registry()
-    three_nodes.settle(len(NODES))
-    view = connection.post.ask(stays.registry("view"), None, PATIENCE_S)
-    assert len(view.hosts) == len(NODES)
 
 
 def test_a_process_that_is_connected_elsewhere_is_told_so_at_once(

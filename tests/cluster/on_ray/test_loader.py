@@ -41,6 +41,7 @@ def loader(cluster: Cluster) -> Loader:
     return cluster.over(RuntimeLoader())
 
 
+@pytest.mark.smoke
 def test_a_plan_names_a_node_and_why_and_loads_nothing(
     three_nodes: Hosts, loader: Loader, tiny_models: tuple[Path, ...]
 ) -> None:

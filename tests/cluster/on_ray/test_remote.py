@@ -85,6 +85,7 @@ def nothing_reserved(hosts: Hosts) -> bool:
 # ---------------------------------------------------------------------- answering
 
 
+@pytest.mark.smoke
 def test_it_answers_as_transformers_does_and_says_where(
     three_nodes: Hosts, cluster: Cluster, loader: Loader, tiny_models: tuple[Path, ...]
 ) -> None:
@@ -148,6 +149,7 @@ def test_what_the_host_refuses_comes_back_as_its_error(runtime: Runtime) -> None
 # ---------------------------------------------------------------------- leaving early
 
 
+@pytest.mark.smoke
 def test_a_cancel_ends_the_answer_there_with_what_it_has(
     three_nodes: Hosts, runtime: Runtime, tiny_models: tuple[Path, ...]
 ) -> None:
@@ -225,6 +227,7 @@ def test_callers_of_one_model_take_turns_and_know_how_many_come_before(runtime: 
     assert answers == [3]
 
 
+@pytest.mark.smoke
 def test_requests_under_way_end_when_the_cluster_is_left_and_are_not_taken_elsewhere(
     three_nodes: Hosts, cluster: Cluster, runtime: Runtime
 ) -> None:
@@ -276,6 +279,7 @@ def test_a_runtime_that_nobody_holds_gives_its_model_up(
     until(lambda: not holders(three_nodes, tiny_models[2]))
 
 
+@pytest.mark.smoke
 def test_a_manager_keeps_it_as_one_of_its_own(
     three_nodes: Hosts, cluster: Cluster, tiny_models: tuple[Path, ...]
 ) -> None:
@@ -295,6 +299,7 @@ def test_a_manager_keeps_it_as_one_of_its_own(
     manager.close()
 
 
+@pytest.mark.smoke
 def test_models_stay_when_their_notebook_leaves(
     three_nodes: Hosts, ray_nodes: RealRay, tiny_models: tuple[Path, ...]
 ) -> None:
