@@ -10,8 +10,9 @@ PINNED := .ci/constraints.txt
 # A file's tests stay together, for what they share; a process computes on one core.
 PARALLEL := OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --maxprocesses 4 --dist loadfile
 SLOW := browser or packaging
-# A Ray cluster of three nodes wants the machine for itself, for six minutes.
+# A Ray cluster of three nodes wants the machine for itself, for six minutes; FEW take one.
 ALONE := ray
+FEW   := smoke
 # Options that choose among the tests may leave none of a kind.
 NONE_CHOSEN = test $$? = 5 -a -n '$(PYTEST_OPTIONS)'
 
@@ -42,13 +43,13 @@ else
 		exec $(VENV)/bin/jupyter lab $$root --LabApp.default_url=/lab/tree/$(NOTEBOOK) $(JUPYTER_OPTIONS)
 endif
 
-test: setup test-js browser ## Run all tests, few of test-cluster, the ones in a real browser included
+test: setup test-js browser ## Run all tests but most of test-cluster, the ones in a real browser included
 	@echo "== pytest"
 	@$(PARALLEL) -m "not ($(SLOW) or $(ALONE))" $(PYTEST_OPTIONS) || $(NONE_CHOSEN)
 	@echo "== pytest, in a browser and of the distributions"
 	@$(PARALLEL) -m "($(SLOW)) and not $(ALONE)" $(or $(PYTEST_OPTIONS),tests/browser tests/packaging) || $(NONE_CHOSEN)
 	@echo "== pytest, on a Ray cluster"
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -m "$(ALONE) and smoke" $(or $(PYTEST_OPTIONS),tests/cluster/on_ray) || $(NONE_CHOSEN)
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -m "$(ALONE) and $(FEW)" $(or $(PYTEST_OPTIONS),tests/cluster/on_ray) || $(NONE_CHOSEN)
 
 test-fast: setup bundle ## Run the tests that need neither a browser, a cluster nor a build
 	@$(PARALLEL) -m "not ($(SLOW) or $(ALONE))" $(PYTEST_OPTIONS)

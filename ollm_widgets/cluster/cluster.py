@@ -121,6 +121,7 @@ class Cluster(Tabular):
     def leave(self) -> None:
         """Disconnect: what this process claims is given up, and models stay on their nodes.
 
+        What is being loaded, answered or connected ends as if it had been cancelled.
         A Ray of this machine alone ends, since nobody else uses it. The next use connects again.
         """
         atexit.unregister(self._leave_at_exit)

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 import queue
 import threading
-from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ollm_widgets.errors import RuntimeClosedError
+from ollm_widgets.runtime.activity import Activity, Watcher
 from ollm_widgets.runtime.job import WAIT_SLICE_S, Caller, Job, Work
 from ollm_widgets.runtime.turns import QueuedRequest, Turns
 
-__all__ = ["ITSELF", "WAIT_SLICE_S", "Job", "ModelWorker", "Watcher", "Work"]
+__all__ = ["ITSELF", "WAIT_SLICE_S", "Job", "ModelWorker", "Work"]
 
 T = TypeVar("T")
-_log = logging.getLogger(__name__)
 
 # Who asks for what a runtime does of its own accord: saving keys and values, moving layers.
 ITSELF = "the runtime itself"
-
-# Called with True when the first request comes, and with False when the last one has ended.
-Watcher = Callable[[bool], None]
 
 
 class ModelWorker:
@@ -36,10 +31,7 @@ class ModelWorker:
         self._running: Job[Any] | None = None
         self._left: queue.SimpleQueue[Job[Any]] = queue.SimpleQueue()
         self._closed = False
-        self._watchers: tuple[Watcher, ...] = ()
-        self._active = False
-        self._changes: deque[bool] = deque()
-        self._telling = False
+        self._activity = Activity(self._lock)
         self._thread = threading.Thread(target=self._run, name=f"ollm-model-{name}", daemon=True)
         self._thread.start()
 
@@ -65,21 +57,8 @@ class ModelWorker:
             )
 
     def watch(self, watcher: Watcher) -> Callable[[], None]:
-        """Call `watcher` with each change of `busy`, in their order, on whatever thread.
-
-        Returns
-        -------
-        callable
-            Ends it; calling it twice is harmless.
-        """
-        with self._lock:
-            self._watchers = (*self._watchers, watcher)
-
-        def unwatch() -> None:
-            with self._lock:
-                self._watchers = tuple(one for one in self._watchers if one is not watcher)
-
-        return unwatch
+        """Call `watcher` with each change of `busy`; see `Activity.watch`."""
+        return self._activity.watch(watcher)
 
     # ------------------------------------------------------------------ jobs
 
@@ -114,7 +93,7 @@ class ModelWorker:
             self._turns.add(job.caller.key, job)
             self._note_activity()
             self._wake.notify()
-        self._tell()
+        self._activity.tell()
         return job
 
     def cancel_running(self) -> bool:
@@ -137,7 +116,7 @@ class ModelWorker:
         with self._lock:
             waited = self._turns.remove(job.caller.key, job)
             self._note_activity()
-        self._tell()
+        self._activity.tell()
         return waited
 
     def abandoned(self, job: Job[Any]) -> None:
@@ -167,7 +146,7 @@ class ModelWorker:
             running.cancel.set()
         for job in refused:
             job.end(RuntimeClosedError("This runtime was closed while the request waited."))
-        self._tell()
+        self._activity.tell()
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout_s)
         return not self._thread.is_alive()
@@ -204,7 +183,7 @@ class ModelWorker:
             job.end(error)
             # An idle worker keeps no request, and so no tensors, alive.
             del job, error
-            self._tell()
+            self._activity.tell()
 
     def _next(self) -> Job[Any] | None:
         while True:
@@ -216,9 +195,9 @@ class ModelWorker:
                     return self._running
                 if self._closed:
                     return None
-                if self._telling or not self._changes:
+                if self._activity.is_told:
                     self._wake.wait()
-            self._tell()
+            self._activity.tell()
 
     # ------------------------------------------------------------------ under the lock
 
@@ -236,25 +215,4 @@ class ModelWorker:
         self._note_activity()
 
     def _note_activity(self) -> None:
-        active = self._running is not None or len(self._turns) > 0
-        if active != self._active:
-            self._active = active
-            self._changes.append(active)
-
-    # ------------------------------------------------------------------ without the lock
-
-    def _tell(self) -> None:
-        """Tell the watchers what has changed; one thread at a time, which sees to all of it."""
-        while True:
-            with self._lock:
-                if self._telling or not self._changes:
-                    return
-                self._telling = True
-                change, watchers = self._changes.popleft(), self._watchers
-            for watcher in watchers:
-                try:
-                    watcher(change)
-                except Exception:
-                    _log.exception("A watcher of a runtime's activity failed")
-            with self._lock:
-                self._telling = False
+        self._activity.note(self._running is not None or len(self._turns) > 0)

@@ -127,7 +127,7 @@ class JupyterServer:
         file.write_text(json.dumps(values), encoding="utf-8")
 
     def use_subshells(self, wanted: bool) -> None:
-        """Whether pages opened from now on may reach a kernel while a cell runs."""
+        """Whether JupyterLab's pages opened from now on may reach a kernel while a cell runs."""
         self._set(KERNELS, {"commsOverSubshells": "perCommTarget" if wanted else "disabled"})
 
     def _wait_until_it_answers(self) -> str:

@@ -24,8 +24,9 @@ def test_a_cell_runs_in_the_page(place: str, request: pytest.FixtureRequest) -> 
 
 
 def test_a_running_cell_can_be_interrupted(lab: Lab) -> None:
-    notebook = lab.open_notebook(["import threading\nthreading.Event().wait()"])
+    notebook = lab.open_notebook(["import threading\nprint('running')\nthreading.Event().wait()"])
     ticket = notebook.start_cell(0)
+    expect(notebook.output(0)).to_have_text("running")
     expect(notebook.cell(0).locator(".jp-InputPrompt")).to_have_text("[*]:")
     notebook.interrupt_kernel()
     notebook.wait_for_run(ticket)

@@ -2,7 +2,7 @@
 
 Kernels run on the interpreter that ``OLLM_TEST_KERNEL_PYTHON`` names, so that the same tests
 hold for the oldest ipykernel, which hears nothing while it is busy. The tests of a place share
-its notebook, in the order below; each also stands alone. ``OLLM_EVERY_PLACE=1`` adds the places
+its notebook, in the order below; each also stands alone. ``OLLM_EVERY_PLACE=1`` adds a place
 whose pages may not use the subshells that a kernel has, and does everything in each.
 """
 
@@ -44,7 +44,7 @@ CELLS = [
     SETUP_CELL,
     "bench = Workbench(session)\nbench",
     "bench",
-    "threading.Event().wait()",
+    "print('running')\nthreading.Event().wait()",
     "Workbench(session)",
 ]
 SETUP, BENCH, AGAIN, BUSY, FRESH = range(5)
@@ -59,19 +59,19 @@ class Place:
     subshells: bool
 
 
+# Notebook 7 reads no setting for subshells, so that nobody can switch them off there.
 PLACES = {
     "lab": Place("lab", True),
     "notebook7": Place("notebook", True),
     "lab-without-subshells": Place("lab", False),
-    "notebook7-without-subshells": Place("notebook", False),
 }
 EVERY = os.environ.get("OLLM_EVERY_PLACE", "").strip() == "1"
 in_each_place = pytest.mark.parametrize(
-    "stage", list(PLACES)[: 4 if EVERY else 2], indirect=True, scope="module"
+    "stage", list(PLACES)[: None if EVERY else 2], indirect=True, scope="module"
 )
 # What no place should change.
 in_one_place = pytest.mark.parametrize(
-    "stage", list(PLACES)[: 4 if EVERY else 1], indirect=True, scope="module"
+    "stage", list(PLACES)[: None if EVERY else 1], indirect=True, scope="module"
 )
 
 
@@ -113,6 +113,9 @@ class Stage:
         prompt = self.notebook.cell(BUSY).locator(".jp-InputPrompt")
         ticket = self.notebook.start_cell(BUSY)
         try:
+            # The page says that it runs before the kernel does, and a click could overtake it;
+            # what an earlier run printed ends with its interrupt.
+            expect(self.notebook.output(BUSY)).to_have_text("running")
             expect(prompt).to_have_text(RUNNING)
             yield
             expect(prompt).to_have_text(RUNNING)

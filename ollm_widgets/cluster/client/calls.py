@@ -42,10 +42,11 @@ _RELEASES = 3
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a request goes, and the connection by which it was found."""
+    """Where a request goes, and the connection by which it was found, in which visit."""
 
     route: Route
     link: Link
+    visit: Visit
 
 
 class Calls:
@@ -167,7 +168,7 @@ class Calls:
         while True:
             try:
                 return self._asked(
-                    lambda link: self._route(link, wanted, prefix, avoid),
+                    lambda link: self._route(link, visit, Ask(link.client, wanted, prefix, avoid)),
                     cancel,
                     visit=visit,
                     progress=progress,
@@ -258,11 +259,8 @@ class Calls:
             if pinned:
                 await link.registry("pin", link.client, wanted.key, True)
 
-    async def _route(
-        self, link: Link, wanted: Wanted, prefix: tuple[str, ...], avoid: frozenset[str]
-    ) -> Place:
-        ask = Ask(link.client, wanted, prefix, avoid)
-        return Place(await link.registry("route", ask), link)
+    async def _route(self, link: Link, visit: Visit, ask: Ask) -> Place:
+        return Place(await link.registry("route", ask), link, visit)
 
     async def _release(self, place: Place) -> None:
         for _ in range(_RELEASES):

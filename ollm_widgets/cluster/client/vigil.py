@@ -41,7 +41,7 @@ class Vigil:
         self._doubt: Future[bool] | None = None
 
     def look(self, *, came: bool) -> None:
-        """See whether the request was cancelled, and whether its host is still there.
+        """See whether the request is still wanted, and whether its host is still there.
 
         Parameters
         ----------
@@ -51,12 +51,12 @@ class Vigil:
         Raises
         ------
         Cancelled
-            When it was cancelled, and the host has gone on all the same.
+            When it was cancelled, or the cluster left, and the host has gone on all the same.
         HostGoneError
             When the host has gone.
         """
         now = time.monotonic()
-        if self._cancel is not None and self._cancel.is_set():
+        if self._place.visit.over or (self._cancel is not None and self._cancel.is_set()):
             self._end_by(now)
         if came:
             self._heard = now

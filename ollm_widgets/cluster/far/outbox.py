@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import threading
-from collections import deque
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from ollm_widgets.errors import RuntimeClosedError
+from ollm_widgets.runtime.activity import Activity, Watcher
 from ollm_widgets.runtime.job import Caller, Job, Work
 from ollm_widgets.runtime.turns import QueuedRequest
-from ollm_widgets.runtime.worker import Watcher
 
 T = TypeVar("T")
-_log = logging.getLogger(__name__)
 
 
 class RemoteJob(Job[T], Generic[T]):
@@ -47,9 +44,7 @@ class Outbox:
         self._ended = threading.Condition(self._lock)
         self._jobs: list[RemoteJob[Any]] = []
         self._closed = False
-        self._watchers: tuple[Watcher, ...] = ()
-        self._changes: deque[bool] = deque()
-        self._telling = False
+        self._activity = Activity(self._lock)
 
     # ------------------------------------------------------------------ what goes on
 
@@ -70,15 +65,8 @@ class Outbox:
         )
 
     def watch(self, watcher: Watcher) -> Callable[[], None]:
-        """Call `watcher` with each change of `busy`; see `ModelWorker.watch`."""
-        with self._lock:
-            self._watchers = (*self._watchers, watcher)
-
-        def unwatch() -> None:
-            with self._lock:
-                self._watchers = tuple(one for one in self._watchers if one is not watcher)
-
-        return unwatch
+        """Call `watcher` with each change of `busy`; see `Activity.watch`."""
+        return self._activity.watch(watcher)
 
     # ------------------------------------------------------------------ requests
 
@@ -115,9 +103,8 @@ class Outbox:
                     "This runtime was closed.", hint="Load the model again to use it."
                 )
             self._jobs.append(job)
-            if len(self._jobs) == 1:
-                self._changes.append(True)
-        self._tell()
+            self._activity.note(True)
+        self._activity.tell()
         threading.Thread(
             target=self._run, args=(job,), name=f"ollm-request-{self._name}", daemon=True
         ).start()
@@ -178,26 +165,9 @@ class Outbox:
         error = job.run()
         with self._ended:
             self._jobs.remove(job)
-            if not self._jobs:
-                self._changes.append(False)
+            self._activity.note(bool(self._jobs))
             self._ended.notify_all()
         # In this order: who has seen the end finds the runtime idle.
         job.end(error)
         del job, error
-        self._tell()
-
-    def _tell(self) -> None:
-        """Tell the watchers what has changed; one thread at a time, which sees to all of it."""
-        while True:
-            with self._lock:
-                if self._telling or not self._changes:
-                    return
-                self._telling = True
-                change, watchers = self._changes.popleft(), self._watchers
-            for watcher in watchers:
-                try:
-                    watcher(change)
-                except Exception:
-                    _log.exception("A watcher of a runtime's activity failed")
-            with self._lock:
-                self._telling = False
+        self._activity.tell()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 from ollm_widgets.errors import RuntimeClosedError
@@ -9,7 +10,11 @@ from ollm_widgets.protocol.talk import SamplingField, SamplingPresetView, Sampli
 from ollm_widgets.session.sampling import KINDS, PRESETS, Sampling
 
 if TYPE_CHECKING:
+    from ollm_widgets.planning.generation import GenerationConfig
     from ollm_widgets.runtime.interface import Runtime
+
+_Texts = tuple[tuple[str, str], ...]  # by the name of a field
+_Figures = tuple[tuple[str, float], ...]
 
 _ABOUT: dict[str, tuple[str, str]] = {
     "temperature": (
@@ -32,7 +37,22 @@ _OFF = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 
 def view_sampling(sampling: Sampling, runtime: Runtime | None) -> SamplingView:
     """Every field with what applies, and why some of them do not."""
-    exact = sampling.generation.temperature == 0
+    return _view(
+        sampling.generation,
+        tuple(sampling.unapplied.items()),
+        tuple(sampling.errors.items()),
+        None if runtime is None else _own(runtime),
+    )
+
+
+# The view stays as it is, while it is looked at with each batch of an answer's text.
+@functools.lru_cache(maxsize=4)
+def _view(
+    generation: GenerationConfig, unapplied: _Texts, errors: _Texts, own: _Figures | None
+) -> SamplingView:
+    sampling = Sampling(generation)
+    sampling.unapplied, sampling.errors = dict(unapplied), dict(errors)
+    exact = generation.temperature == 0
     active = sampling.preset
     return SamplingView(
         fields=tuple(
@@ -41,7 +61,7 @@ def view_sampling(sampling: Sampling, runtime: Runtime | None) -> SamplingView:
                 label=_ABOUT[name][0],
                 kind=kind,
                 value=sampling.text(name),
-                automatic=_automatic(name, runtime),
+                automatic=_automatic(name, own),
                 help=_ABOUT[name][1],
                 unused=(
                     "Changes nothing at temperature 0." if exact and name in _ONLY_SAMPLED else ""
@@ -58,20 +78,20 @@ def view_sampling(sampling: Sampling, runtime: Runtime | None) -> SamplingView:
     )
 
 
-def _automatic(name: str, runtime: Runtime | None) -> str:
+def _automatic(name: str, own: _Figures | None) -> str:
     """What applies where nothing is typed: what the model's own files say, where they do."""
     if name in _ALWAYS:
         return _ALWAYS[name]
-    if runtime is None:
-        return "the model's"
-    own = _own(runtime, name)
     if own is None:
+        return "the model's"
+    figure = dict(own).get(name)
+    if figure is None:
         return _UNSAID.get(name, "off")
-    return "off" if own == _OFF[name] else f"{own:g}, the model's"
+    return "off" if figure == _OFF[name] else f"{figure:g}, the model's"
 
 
-def _own(runtime: Runtime, name: str) -> float | None:
+def _own(runtime: Runtime) -> _Figures:
     try:
-        return runtime.chat_traits.sampling.get(name)
+        return tuple(runtime.chat_traits.sampling.items())
     except RuntimeClosedError:  # it leaves while it is looked at
-        return None
+        return ()

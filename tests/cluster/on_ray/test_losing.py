@@ -41,7 +41,8 @@ from ollm_widgets import Cluster, GenerationConfig, RuntimeConfig, RuntimeManage
 
 address, model, new_tokens = sys.argv[1:]
 stages = []
-manager = RuntimeManager(cluster=Cluster(address))
+cluster = Cluster(address)
+manager = RuntimeManager(cluster=cluster)
 config = RuntimeConfig(model, device="ray", dtype="float32")
 with manager.acquire(config, lambda progress: stages.append(progress.stage)) as lease:
     settings = GenerationConfig(max_new_tokens=int(new_tokens))
@@ -54,6 +55,10 @@ with manager.acquire(config, lambda progress: stages.append(progress.stage)) as 
         sys.stdin.read()
     print("".join(piece.text for piece in pieces))
     print(lease.runtime.plan.node, "Read weights" in stages)
+    more = lease.runtime.stream("w5", GenerationConfig(max_new_tokens=30_000))
+    next(more)
+    cluster.leave()
+    print([piece.finish_reason for piece in more][-1])
 manager.close()
 """
 
@@ -117,9 +122,11 @@ def test_a_notebook_that_dies_leaves_no_request_and_finds_its_model_when_it_come
 
     second = notebook(ray_nodes, model, SHORT.max_new_tokens)
     said, _errors = second.communicate(timeout=PATIENCE_S)
-    answer, where = said.splitlines()
+    answer, where, end = said.splitlines()
     assert answer == text_of(model, answer_of(model, SHORT.max_new_tokens))
     assert where == f"{node} False"
+    # Who leaves in the midst of an answer keeps what it has, though Ray's connection is gone.
+    assert end == "cancelled"
     until(lambda: not three_nodes.view().clients)
     assert nodes_with(three_nodes, model) == [node]
 

@@ -326,6 +326,7 @@ def test_the_cluster_shows_who_holds_what(cluster: Cluster, runtime: Runtime) ->
 # ---------------------------------------------------------------------- when something dies
 
 
+@pytest.mark.smoke
 def test_a_host_that_dies_in_the_midst_of_an_answer_is_named(
     three_nodes: Hosts, runtime: Runtime, tiny_models: tuple[Path, ...]
 ) -> None:
