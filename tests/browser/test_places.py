@@ -202,6 +202,33 @@ def test_a_page_reloaded_amid_an_answer_goes_on_with_it(stage: Stage) -> None:
 
 
 @in_each_place
+def test_a_press_counts_although_the_page_scrolls_before_it_ends(stage: Stage) -> None:
+    instructions = region(stage.workbench, "Chat").get_by_role("button", name="Instructions")
+    instructions.scroll_into_view_if_needed()
+    box = instructions.bounding_box()
+    assert box is not None
+    mouse = stage.notebook.page.mouse
+    mouse.move(box["x"] + 5, box["y"] + 5)
+    mouse.down()
+    # As a notebook does that selects the pressed cell.
+    instructions.evaluate(
+        "(button) => {"
+        "  let box = button.parentElement;"
+        "  const top = button.getBoundingClientRect().top;"
+        "  for (; box && button.getBoundingClientRect().top === top; box = box.parentElement)"
+        "    box.scrollBy(0, box.scrollTop > 80 ? -80 : 80);"
+        "}"
+    )
+    moved = instructions.bounding_box()
+    assert moved is not None
+    assert abs(moved["y"] - box["y"]) > box["height"]
+    mouse.up()
+    expect(instructions).to_have_attribute("aria-expanded", "true")
+    instructions.click()
+    expect(instructions).to_have_attribute("aria-expanded", "false")
+
+
+@in_each_place
 def test_stop_while_a_cell_runs(stage: Stage) -> None:
     workbench = stage.with_a_model()
     answer = stage.start_to_count()

@@ -5,6 +5,7 @@ import { Shell } from "../parts/shell";
 import { openSession, type Session } from "../state/session";
 import { keepFocusInside } from "./focus";
 import { keepKeysInside } from "./keys";
+import { keepPresses } from "./presses";
 
 interface InitializeProps {
   model: HostModel;
@@ -43,6 +44,7 @@ export function widget(Part: ComponentType<PartProps>) {
         root.className = "ollm";
         keepKeysInside(root, closing.signal);
         keepFocusInside(root, closing.signal);
+        keepPresses(root, closing.signal);
         el.append(root);
         render(
           <Shell session={session}>
