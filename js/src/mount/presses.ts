@@ -40,7 +40,7 @@ export function keepPresses(root: HTMLElement, lifetime: AbortSignal): void {
     "pointerup",
     ({ pointerId, clientX, clientY }) => {
       const ended = press;
-      if (ended?.pointer !== pointerId) return;
+      if (ended === null || ended.pointer !== pointerId) return;
       const still = Math.hypot(clientX - ended.x, clientY - ended.y) <= STILL_PX;
       // The browser's own click, where it finds one, comes before anything that waits.
       setTimeout(() => {
