@@ -189,13 +189,13 @@ def test_a_closed_runtime_that_somebody_keeps_holds_no_weights(load: Load, backe
     assert tensor_bytes() - before < 4096
 
 
-def device_bytes() -> int:
-    """What is allocated, without the workspaces of matrix products that each thread has.
+# Rotary frequencies and counters, which go with the objects that the collector finds; the smallest
+# weights are four times as large.
+FEW_BYTES = 4096
 
-    Nor with the few numbers, rotary frequencies say, that a model's objects keep until the
-    collector finds them.
-    """
-    gc.collect()
+
+def device_bytes() -> int:
+    """What is allocated, without the workspaces of matrix products that each thread has."""
     torch.cuda.synchronize()
     torch._C._cuda_clearCublasWorkspaces()
     return torch.cuda.memory_allocated()
@@ -222,7 +222,7 @@ def test_a_runtime_that_nobody_holds_gives_the_accelerator_back(
     runtime.complete("w3 w4", SHORT)
     assert device_bytes() > device
     del runtime
-    assert device_bytes() == device
+    assert device_bytes() - device < FEW_BYTES
     assert tensor_bytes() <= host
 
 

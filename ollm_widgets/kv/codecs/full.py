@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import itemgetter
 
 import torch
 
@@ -34,9 +33,7 @@ class FullCodec:
         values_out: torch.Tensor,
     ) -> None:
         """Copy bytes to pages."""
-        keys, values = shape.views(data)
-        keys_out.copy_(keys)
-        values_out.copy_(values)
+        self.decode_layers([data], shape, [keys_out], [values_out])
 
     def decode_layers(
         self,
@@ -46,7 +43,5 @@ class FullCodec:
         values_out: Sequence[torch.Tensor],
     ) -> None:
         """Copy bytes to pages of several layers, in one call."""
-        views = [shape.views(pages) for pages in data]
-        torch._foreach_copy_(
-            [*keys_out, *values_out], [*map(itemgetter(0), views), *map(itemgetter(1), views)]
-        )
+        keys, values = zip(*map(shape.views, data), strict=True)
+        torch._foreach_copy_([*keys_out, *values_out], [*keys, *values])
