@@ -116,9 +116,9 @@ def runtime(converted_smollm: Path) -> Iterator[object]:
 
 
 @pytest.fixture(scope="session")
-def chromium() -> Iterator[Browser]:
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """The browser of the whole run."""
     from tests.browser.chromium import running_chromium
 
-    with running_chromium() as browser:
+    with running_chromium(tmp_path_factory.mktemp("profile")) as browser:
         yield browser

@@ -60,7 +60,10 @@ def main() -> None:
     parser.add_argument("--compute-s", type=float, default=0.001)
     options = parser.parse_args()
     print(machine.describe())
-    with tempfile.TemporaryDirectory() as folder, running_chromium() as browser:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running_chromium(Path(folder, "profile")) as browser,
+    ):
         model = save_model(Path(folder) / "tiny")
         server = JupyterServer(Path(folder) / "home", "lab")
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import secrets
@@ -63,6 +64,7 @@ class JupyterServer:
         self._settings = home / "settings"
         self.kernel_name = _write_kernel(home / "data", python)
         self.notebooks = home / "notebooks"
+        self.numbers = itertools.count(1)  # of notebooks, whoever opens them
         self.runtime = home / "runtime"
         self.log = home / "server.log"
         self.token = secrets.token_hex(16)

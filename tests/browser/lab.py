@@ -9,13 +9,21 @@ from typing import ClassVar, Literal
 
 import nbformat
 from nbformat.v4 import new_code_cell, new_notebook
-from playwright.sync_api import Browser, ConsoleMessage, Error, Locator, Page, Request
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Error,
+    Locator,
+    Page,
+    Request,
+)
 
+from tests.browser.chromium import VIEWPORT
 from tests.browser.jupyter_server import JupyterServer
 
 SCREENSHOTS = Path(__file__).parents[2] / ".screenshots"
 READY_TIMEOUT_S = 90
-VIEWPORT = {"width": 1280, "height": 900}
 
 # Notebook 7.6 throws this on every page, an empty one included, while it loads its settings.
 NOTEBOOK_7_OWN_ERROR = ("reading 'schema'", "/static/notebook/notebook_core.")
@@ -58,20 +66,18 @@ class NotebookPage:
     # Of all servers, so that no test has to ask each of its pages whether it was quiet.
     seen: ClassVar[list[NotebookPage]] = []
 
-    def __init__(self, server: JupyterServer, browser: Browser, name: str) -> None:
+    def __init__(self, server: JupyterServer, context: BrowserContext, name: str) -> None:
         self.server = server
         self.name = name
         self.console_errors: list[str] = []
         self.outside_requests: list[str] = []
         self._tickets = itertools.count()
-        self._context = browser.new_context(viewport=VIEWPORT)
-        self._context.grant_permissions(["clipboard-read", "clipboard-write"])
         self.closed = False
         self.seen.append(self)
-        self.page = self._show()
+        self.page = self._show(context)
 
-    def _show(self) -> Page:
-        page = self._context.new_page()
+    def _show(self, context: BrowserContext) -> Page:
+        page = context.new_page()
         page.on("console", self._on_console)
         page.on("pageerror", self._on_page_error)
         page.on("request", self._on_request)
@@ -241,29 +247,39 @@ class NotebookPage:
     def close(self) -> None:
         """Close the page and end the kernel."""
         self.closed = True
-        self._context.close()
+        self.page.close()
         if session := self.server.session(self.name):
             self.server.request("DELETE", f"/api/sessions/{session['id']}")
 
 
 class Lab:
-    """A server and a browser; opens notebooks and closes them again."""
+    """A server and a browser; opens notebooks and closes them again.
 
-    def __init__(self, server: JupyterServer, browser: Browser) -> None:
+    Parameters
+    ----------
+    server, browser
+        What runs.
+    alone
+        Whether its pages share nothing with those of others, so that a test may watch all that
+        happens in their context. They open more slowly.
+    """
+
+    def __init__(self, server: JupyterServer, browser: Browser, *, alone: bool = False) -> None:
         self.server = server
-        self.browser = browser
+        self._alone = alone
+        self._context = browser.new_context(viewport=VIEWPORT) if alone else browser.contexts[0]
+        self._context.grant_permissions(["clipboard-read", "clipboard-write"])
         self.open_pages: list[NotebookPage] = []
-        self._numbers = itertools.count(1)
 
     def open_notebook(self, cells: Sequence[str]) -> NotebookPage:
         """Write a notebook of code cells, open it, and wait until its kernel can run them."""
-        name = f"notebook-{next(self._numbers)}.ipynb"
+        name = f"notebook-{next(self.server.numbers)}.ipynb"
         notebook = new_notebook(
             cells=[new_code_cell(source) for source in cells],
             metadata={"kernelspec": {"name": self.server.kernel_name, "display_name": "Python 3"}},
         )
         nbformat.write(notebook, self.server.notebooks / name)
-        page = NotebookPage(self.server, self.browser, name)
+        page = NotebookPage(self.server, self._context, name)
         self.open_pages.append(page)
         return page
 
@@ -271,3 +287,5 @@ class Lab:
         """Close every page opened so far and end their kernels."""
         while self.open_pages:
             self.open_pages.pop().close()
+        if self._alone:
+            self._context.close()

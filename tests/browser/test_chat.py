@@ -4,32 +4,62 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Locator, expect
+from playwright.sync_api import Browser, Locator, expect
 
+from tests.browser.jupyter_server import JupyterServer
 from tests.browser.lab import Lab, NotebookPage
 
 LONG_S = 120_000  # Playwright counts in milliseconds
 QUESTION = "What is the capital of France?"
 OPEN = """\
 %load_ext ollm
-from ollm_widgets import Chat, GenerationConfig, RuntimeConfig, Session
-session = Session(generation=GenerationConfig(max_new_tokens=12))
-with session.manager.acquire(RuntimeConfig("smollm2-135m")) as lease:
-    session.use(lease.id)
+from ipywidgets import Box, Layout
+from ollm_widgets import Chat, GenerationConfig, RuntimeConfig, Session, default_session
+
+with default_session().manager.acquire(RuntimeConfig("smollm2-135m")) as lease:
+    loaded = lease.id
+
+def begin():
+    global session
+    session = Session(generation=GenerationConfig(max_new_tokens=12))
+    session.use(loaded)
+    return session
 """
+# A cell of its own for each, so that a test sees what it has shown itself.
+PLAIN = "Chat(begin())"
+WIDTHS = (360, 1000)
+SHOWN = [
+    PLAIN,
+    *(f"Box([Chat(begin())], layout=Layout(width='{w + 24}px', display='block'))" for w in WIDTHS),
+]
 PNG = b"\x89PNG\r\n\x1a\n and more"
 
 
-def open_chat(lab: Lab, shown: str = "Chat(session)") -> tuple[NotebookPage, Locator]:
-    notebook = lab.open_notebook([OPEN, shown])
+@pytest.fixture(scope="module")
+def notebook(lab_server: JupyterServer, chromium: Browser) -> Iterator[NotebookPage]:
+    """A notebook with the model loaded; each test begins a conversation of its own there."""
+    lab = Lab(lab_server, chromium)
+    notebook = lab.open_notebook([OPEN, *SHOWN])
     notebook.run_cell(0, timeout_s=120)
-    notebook.run_cell(1)
-    chat = notebook.page.get_by_role("region", name="Chat", exact=True)
+    yield notebook
+    lab.close_notebooks()
+
+
+def begin_chat(notebook: NotebookPage, shown: str = PLAIN) -> Locator:
+    cell = 1 + SHOWN.index(shown)
+    notebook.run_cell(cell)
+    chat = chat_in(notebook, cell)
     expect(chat).to_be_visible()
-    return notebook, chat
+    expect(articles(chat, "you")).to_have_count(0)
+    return chat
+
+
+def chat_in(notebook: NotebookPage, cell: int) -> Locator:
+    return notebook.output(cell).get_by_role("region", name="Chat", exact=True)
 
 
 def button(root: Locator, name: str) -> Locator:
@@ -60,8 +90,8 @@ def retry(chat: Locator, version: int) -> str:
     return last_answer(chat)
 
 
-def test_a_question_branches_and_every_version_comes_back(lab: Lab) -> None:
-    notebook, chat = open_chat(lab)
+def test_a_question_branches_and_every_version_comes_back(notebook: NotebookPage) -> None:
+    chat = begin_chat(notebook)
     likeliest = ask(chat, QUESTION)
     assert "Paris" in likeliest
     ask(chat, "And of Italy?")
@@ -90,13 +120,12 @@ def test_a_question_branches_and_every_version_comes_back(lab: Lab) -> None:
     expect(button(chat, "Next version")).to_be_focused()
 
     notebook.reload()
-    chat = notebook.page.get_by_role("region", name="Chat", exact=True)
     expect(articles(chat, "you")).to_contain_text("2 / 2")
     notebook.assert_no_console_errors()
 
 
-def test_settings_and_instructions_apply_to_the_next_answer(lab: Lab) -> None:
-    notebook, chat = open_chat(lab)
+def test_settings_and_instructions_apply_to_the_next_answer(notebook: NotebookPage) -> None:
+    chat = begin_chat(notebook)
     likeliest = ask(chat, QUESTION)
     button(chat, "Settings").click()
     expect(button(chat, "Exact")).to_have_attribute("aria-pressed", "true")
@@ -133,9 +162,9 @@ def test_settings_and_instructions_apply_to_the_next_answer(lab: Lab) -> None:
 
 
 def test_a_text_file_is_read_and_a_picture_is_refused_with_the_reason(
-    lab: Lab, tmp_path: Path
+    notebook: NotebookPage, tmp_path: Path
 ) -> None:
-    notebook, chat = open_chat(lab)
+    chat = begin_chat(notebook)
     notes, picture = tmp_path / "notes.txt", tmp_path / "photo.png"
     notes.write_text("The code word is heron.\n", encoding="utf-8")
     picture.write_bytes(PNG)
@@ -158,12 +187,14 @@ def test_a_text_file_is_read_and_a_picture_is_refused_with_the_reason(
     assert notebook.outside_requests == []
 
 
-def test_a_large_picture_arrives_whole_and_shows_itself(lab: Lab, tmp_path: Path) -> None:
+def test_a_large_picture_arrives_whole_and_shows_itself(
+    notebook: NotebookPage, tmp_path: Path
+) -> None:
     from PIL import Image
 
-    notebook, chat = open_chat(lab)
+    chat = begin_chat(notebook)
     # Only the way to the kernel is looked at here: this model cannot see.
-    notebook.kernel_eval("Session.image_obstacle = ''")
+    notebook.kernel_eval("session.__class__ = type('Seeing', (Session,), {'image_obstacle': ''})")
     noise = Image.effect_noise((1600, 1200), 100)
     Image.merge("RGB", (noise, noise.rotate(180), noise.rotate(90))).save(tmp_path / "photo.png")
     size_bytes = (tmp_path / "photo.png").stat().st_size
@@ -182,8 +213,8 @@ def test_a_large_picture_arrives_whole_and_shows_itself(lab: Lab, tmp_path: Path
     notebook.assert_no_console_errors()
 
 
-def test_the_conversation_is_taken_elsewhere(lab: Lab, tmp_path: Path) -> None:
-    notebook, chat = open_chat(lab)
+def test_the_conversation_is_taken_elsewhere(notebook: NotebookPage, tmp_path: Path) -> None:
+    chat = begin_chat(notebook)
     answer = ask(chat, QUESTION)
     button(articles(chat, "model").last, "Copy").click()
     read = "navigator.clipboard.readText()"
@@ -211,15 +242,11 @@ def test_the_conversation_is_taken_elsewhere(lab: Lab, tmp_path: Path) -> None:
     notebook.assert_no_console_errors()
 
 
-@pytest.mark.parametrize("width", [360, 1000])
+@pytest.mark.parametrize(("width", "shown"), list(zip(WIDTHS, SHOWN[1:], strict=True)), ids=str)
 def test_the_chat_is_usable_narrow_wide_light_and_dark(
-    lab: Lab, width: int, tmp_path: Path
+    notebook: NotebookPage, width: int, shown: str, tmp_path: Path
 ) -> None:
-    notebook, chat = open_chat(
-        lab,
-        "from ipywidgets import Box, Layout\n"
-        f"Box([Chat(session)], layout=Layout(width='{width + 24}px', display='block'))",
-    )
+    chat = begin_chat(notebook, shown)
     notebook.page.set_viewport_size({"width": max(width + 200, 600), "height": 1100})
     notes = tmp_path / "a long name of a file that a person wants to talk about.txt"
     notes.write_text("Rivers: Seine, Loire.\n", encoding="utf-8")
@@ -240,4 +267,5 @@ def test_the_chat_is_usable_narrow_wide_light_and_dark(
     notebook.screenshot(f"chat-{width}-light")
     notebook.use_theme("dark")
     notebook.screenshot(f"chat-{width}-dark")
+    notebook.use_theme("light")
     notebook.assert_no_console_errors()

@@ -218,7 +218,7 @@ def hostile(
 ) -> Iterator[tuple[Locator, Watch]]:
     file = tmp_path / "payloads.json"
     file.write_text(json.dumps([one.text for one in payloads()]), encoding="utf-8")
-    lab = Lab(lab_server, chromium)
+    lab = Lab(lab_server, chromium, alone=True)
     notebook = lab.open_notebook([SETUP, HOSTILE.format(file=str(file)), CHAT])
     watch = Watch(notebook.page, lab_server.base_url)
     # A picture that is there and none, instead of one that is missed in the console.

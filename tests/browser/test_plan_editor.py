@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Locator, expect
+from playwright.sync_api import Browser, Locator, expect
 
+from tests.browser.chromium import VIEWPORT
+from tests.browser.jupyter_server import JupyterServer
 from tests.browser.lab import Lab, NotebookPage
 
 OPEN = [
-    "%load_ext ollm\nfrom ollm_widgets import PlanEditor, default_session",
-    "default_session().choose('smollm2-135m')\nPlanEditor()",
+    "%load_ext ollm\nfrom ollm_widgets import PlanEditor, Session",
+    "session = Session()\nsession.choose('smollm2-135m')\nPlanEditor(session)",
 ]
 LAYERS = 30
 NUMBER = re.compile(r"[\d.]+")
 
 
-def open_editor(lab: Lab) -> tuple[NotebookPage, Locator]:
-    notebook = lab.open_notebook(OPEN)
+@pytest.fixture(scope="module")
+def notebook(lab_server: JupyterServer, chromium: Browser) -> Iterator[NotebookPage]:
+    lab = Lab(lab_server, chromium)
+    yield lab.open_notebook(OPEN)
+    lab.close_notebooks()
+
+
+@pytest.fixture
+def plan(notebook: NotebookPage) -> Locator:
+    """A plan editor of a session that nobody has used before."""
+    notebook.page.set_viewport_size(VIEWPORT)
     notebook.run_all()
     plan = notebook.page.get_by_role("region", name="Plan", exact=True)
     expect(plan).to_contain_text("Runs with optimized-native", timeout=30_000)
-    return notebook, plan
+    expect(boundary(plan)).to_have_attribute("aria-valuenow", str(LAYERS))
+    return plan
 
 
 def boundary(plan: Locator) -> Locator:
@@ -58,9 +71,9 @@ def drag(notebook: NotebookPage, plan: Locator, to_layers: int, of_layers: int) 
     mouse.up()
 
 
-def test_layers_are_dragged_to_disk_and_back_and_everything_follows(lab: Lab) -> None:
-    notebook, plan = open_editor(lab)
-    expect(boundary(plan)).to_have_attribute("aria-valuenow", str(LAYERS))
+def test_layers_are_dragged_to_disk_and_back_and_everything_follows(
+    notebook: NotebookPage, plan: Locator
+) -> None:
     resident = tokens_per_s(plan)
     notebook.screenshot("plan-automatic")
 
@@ -89,8 +102,9 @@ def test_layers_are_dragged_to_disk_and_back_and_everything_follows(lab: Lab) ->
     expect(boundary(plan)).to_have_attribute("aria-valuenow", str(LAYERS))
 
 
-def test_the_keyboard_moves_layers_and_the_kernel_follows(lab: Lab) -> None:
-    notebook, plan = open_editor(lab)
+def test_the_keyboard_moves_layers_and_the_kernel_follows(
+    notebook: NotebookPage, plan: Locator
+) -> None:
     handle = boundary(plan)
     handle.focus()
     for key in ("ArrowLeft", "ArrowLeft", "PageDown"):
@@ -99,7 +113,7 @@ def test_the_keyboard_moves_layers_and_the_kernel_follows(lab: Lab) -> None:
     expect(handle).to_have_attribute("aria-valuetext", "24 in RAM, 6 on disk, of 30 layers")
     expect(handle).to_be_focused()
     expect(in_ram(plan)).to_have_value("24")
-    assert notebook.kernel_eval("default_session().config.offload_cpu_layers") == "24"
+    assert notebook.kernel_eval("session.config.offload_cpu_layers") == "24"
     handle.press("Control+z")
     expect(handle).to_have_attribute("aria-valuenow", "28")
     handle.press("Home")
@@ -108,8 +122,9 @@ def test_the_keyboard_moves_layers_and_the_kernel_follows(lab: Lab) -> None:
     expect(handle).to_have_attribute("aria-valuenow", str(LAYERS))
 
 
-def test_a_preset_is_applied_copied_as_code_and_taken_back(lab: Lab) -> None:
-    notebook, plan = open_editor(lab)
+def test_a_preset_is_applied_copied_as_code_and_taken_back(
+    notebook: NotebookPage, plan: Locator
+) -> None:
     button(plan, "Small machine").click()
     expect(button(plan, "Small machine")).to_have_attribute("aria-pressed", "true")
     expect(plan).to_contain_text("More settings · 2 chosen")
@@ -138,8 +153,9 @@ def test_a_preset_is_applied_copied_as_code_and_taken_back(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("width", [360, 1400])
-def test_the_editor_is_usable_narrow_wide_light_and_dark(lab: Lab, width: int) -> None:
-    notebook, plan = open_editor(lab)
+def test_the_editor_is_usable_narrow_wide_light_and_dark(
+    notebook: NotebookPage, plan: Locator, width: int
+) -> None:
     notebook.page.set_viewport_size({"width": max(width, 420), "height": 1400})
     drag(notebook, plan, 18, LAYERS)
     expect(boundary(plan)).to_have_attribute("aria-valuenow", "18")

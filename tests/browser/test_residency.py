@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
-from playwright.sync_api import Locator, expect
+import pytest
+from playwright.sync_api import Browser, Locator, expect
 
+from tests.browser.jupyter_server import JupyterServer
 from tests.browser.lab import Lab, NotebookPage
 from tests.browser.test_workbench import LONG_S, QUESTION, region
 
@@ -15,24 +18,39 @@ SETUP = """\
 %load_ext ollm
 from ollm_widgets import Chat, GenerationConfig, LoadPanel, RuntimeShelf, Session, default_session
 manager = default_session().manager
-one, two = (Session(generation=GenerationConfig(max_new_tokens=64)) for _both in range(2))
-one.choose("smollm2-135m")
-two.choose({other!r})
+
+def begin(other):
+    global one, two
+    manager.unload_all(force=True)
+    manager.configure(max_loaded=None)
+    one, two = (Session(generation=GenerationConfig(max_new_tokens=64)) for _both in range(2))
+    one.choose("smollm2-135m")
+    two.choose(other)
 """
 PARTS = ("LoadPanel(one)", "Chat(one)", "LoadPanel(two)", "Chat(two)", "RuntimeShelf(one)")
+CLOSE = "chat = Chat(one)\nchat.close()\nprint(len(manager.residents()))"
+UNLOAD = "%ollm unload"
 
 
-def open_chats(
-    lab: Lab, other: str, *more_cells: str
-) -> tuple[NotebookPage, list[Locator], list[Locator], Locator]:
+@pytest.fixture(scope="module")
+def notebook(lab_server: JupyterServer, chromium: Browser) -> Iterator[NotebookPage]:
+    """One for all tests; each begins with nothing in memory and sessions of its own."""
+    lab = Lab(lab_server, chromium)
+    notebook = lab.open_notebook([SETUP, *PARTS, CLOSE, UNLOAD])
+    notebook.run_cell(0)
+    yield notebook
+    lab.close_notebooks()
+
+
+def begin(notebook: NotebookPage, other: str) -> tuple[list[Locator], list[Locator], Locator]:
     """Two conversations, each with its panel, and one shelf; gives panels, chats and shelf."""
-    notebook = lab.open_notebook([SETUP.format(other=other), *PARTS, *more_cells])
-    for number in range(1 + len(PARTS)):
+    notebook.kernel_eval(f"begin({other!r})")
+    for number in range(1, 1 + len(PARTS)):
         notebook.run_cell(number)
     cells = [notebook.cell(number) for number in range(1, 6)]
     names = ("Loading", "Chat", "Loading", "Chat", "In memory")
     parts = [region(cell, name) for cell, name in zip(cells, names, strict=True)]
-    return notebook, [parts[0], parts[2]], [parts[1], parts[3]], parts[4]
+    return [parts[0], parts[2]], [parts[1], parts[3]], parts[4]
 
 
 def press_load(panel: Locator) -> None:
@@ -57,9 +75,9 @@ def last_change(shelf: Locator) -> Locator:
 
 
 def test_with_room_for_one_model_the_second_waits_then_loads_and_the_first_comes_back(
-    lab: Lab, other_model: str
+    notebook: NotebookPage, other_model: str
 ) -> None:
-    notebook, panels, chats, shelf = open_chats(lab, other_model)
+    panels, chats, shelf = begin(notebook, other_model)
     notebook.kernel_eval("%ollm config max_loaded 1\n%ollm config busy_wait 10m")
     press_load(panels[0])
     expect(panels[0]).to_contain_text("was loaded in", timeout=LONG_S)
@@ -117,8 +135,8 @@ def test_with_room_for_one_model_the_second_waits_then_loads_and_the_first_comes
     notebook.assert_no_console_errors()
 
 
-def test_a_model_that_answers_is_unloaded_only_after_a_question(lab: Lab) -> None:
-    notebook, panels, chats, shelf = open_chats(lab, "smollm2-135m")
+def test_a_model_that_answers_is_unloaded_only_after_a_question(notebook: NotebookPage) -> None:
+    panels, chats, shelf = begin(notebook, "smollm2-135m")
     press_load(panels[0])
     expect(panels[0]).to_contain_text("was loaded in", timeout=LONG_S)
     ask(chats[0], STORY)
@@ -142,8 +160,8 @@ def test_a_model_that_answers_is_unloaded_only_after_a_question(lab: Lab) -> Non
     notebook.assert_no_console_errors()
 
 
-def test_a_second_question_shows_its_place_and_pinned_models_stay(lab: Lab) -> None:
-    notebook, panels, chats, shelf = open_chats(lab, "smollm2-135m")
+def test_a_second_question_shows_its_place_and_pinned_models_stay(notebook: NotebookPage) -> None:
+    panels, chats, shelf = begin(notebook, "smollm2-135m")
     for panel, came in zip(panels, ("was loaded in", "was in memory already"), strict=True):
         press_load(panel)
         expect(panel).to_contain_text(came, timeout=LONG_S)
@@ -161,9 +179,10 @@ def test_a_second_question_shows_its_place_and_pinned_models_stay(lab: Lab) -> N
     notebook.assert_no_console_errors()
 
 
-def test_closing_a_widget_keeps_the_model_and_the_command_unloads_it(lab: Lab) -> None:
-    cells = ["chat = Chat(one)\nchat.close()\nprint(len(manager.residents()))", "%ollm unload"]
-    notebook, panels, _chats, shelf = open_chats(lab, "smollm2-135m", *cells)
+def test_closing_a_widget_keeps_the_model_and_the_command_unloads_it(
+    notebook: NotebookPage,
+) -> None:
+    panels, _chats, shelf = begin(notebook, "smollm2-135m")
     press_load(panels[0])
     expect(panels[0]).to_contain_text("was loaded in", timeout=LONG_S)
     notebook.run_cell(6)

@@ -109,7 +109,7 @@ def stage(
     file = home / "payloads.json"
     file.write_text(json.dumps([one.text for one in texts]), encoding="utf-8")
     model = write_models(home / "models", saved_llama, texts)
-    lab = Lab(lab_server, chromium)
+    lab = Lab(lab_server, chromium, alone=True)
     cells = [SETUP.format(home=str(home)), "Workbench(session)", CARDS, PRINTS]
     notebook = lab.open_notebook(cells)
     watch = Watch(notebook.page, lab_server.base_url)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
-from playwright.sync_api import Locator, expect
+import pytest
+from playwright.sync_api import Browser, Locator, expect
 
+from tests.browser.jupyter_server import JupyterServer
 from tests.browser.lab import Lab, NotebookPage
 
 QUESTION = "What is the capital of France?"
 OPEN = ["%load_ext ollm\nfrom ollm_widgets import Workbench, default_session", "%ollm"]
+SETUP = "%load_ext ollm\nfrom ollm_widgets import RuntimeManager, Session, Workbench"
+OWN = "Workbench(Session(RuntimeManager()))"
 LONG_S = 120_000  # Playwright counts in milliseconds
 
 
@@ -20,6 +25,23 @@ def open_workbench(lab: Lab, *more_cells: str) -> tuple[NotebookPage, Locator]:
     workbench = notebook.page.get_by_role("region", name="Workbench", exact=True)
     expect(workbench).to_be_visible()
     return notebook, workbench
+
+
+@pytest.fixture(scope="module")
+def used(lab_server: JupyterServer, chromium: Browser) -> Iterator[NotebookPage]:
+    """A notebook that several tests use one after the other, each with a session of its own."""
+    lab = Lab(lab_server, chromium)
+    notebook = lab.open_notebook([SETUP, OWN])
+    notebook.run_cell(0)
+    yield notebook
+    lab.close_notebooks()
+
+
+def open_again(used: NotebookPage) -> Locator:
+    used.run_cell(1)
+    workbench = used.page.get_by_role("region", name="Workbench", exact=True)
+    expect(region(workbench, "Plan")).to_contain_text("Pick a model")
+    return workbench
 
 
 def region(root: Locator, name: str) -> Locator:
@@ -107,8 +129,8 @@ def test_pick_plan_load_chat_stop_and_a_second_question(lab: Lab) -> None:
     expect(last_answer(workbench)).to_contain_text("stopped")
 
 
-def test_with_pages_a_second_question_says_what_was_not_computed_again(lab: Lab) -> None:
-    notebook, workbench = open_workbench(lab)
+def test_with_pages_a_second_question_says_what_was_not_computed_again(used: NotebookPage) -> None:
+    workbench = open_again(used)
     pick(workbench, "smollm", "smollm2-135m")
     plan = region(workbench, "Plan")
     plan.get_by_label("KV strategy").select_option("paged")
@@ -121,11 +143,11 @@ def test_with_pages_a_second_question_says_what_was_not_computed_again(lab: Lab)
     expect(last_answer(workbench)).not_to_contain_text("reused")
     ask(workbench, "And of Italy?")
     expect(last_answer(workbench)).to_contain_text("prompt tokens reused", timeout=LONG_S)
-    notebook.screenshot("workbench-pages")
+    used.screenshot("workbench-pages")
 
 
-def test_what_cannot_run_says_why_and_the_next_choice_works(lab: Lab) -> None:
-    _notebook, workbench = open_workbench(lab)
+def test_what_cannot_run_says_why_and_the_next_choice_works(used: NotebookPage) -> None:
+    workbench = open_again(used)
     load = region(workbench, "Loading").get_by_role("button", name="Load", exact=True)
     for typed, message in (
         ("no-such-model", "no-such-model"),
@@ -140,15 +162,15 @@ def test_what_cannot_run_says_why_and_the_next_choice_works(lab: Lab) -> None:
         expect(load).to_be_enabled()
 
 
-def test_typed_keys_do_not_reach_the_notebook(lab: Lab) -> None:
-    notebook, workbench = open_workbench(lab)
-    before = notebook.page.locator(".jp-Notebook .jp-Cell").count()
-    notebook.page.keyboard.press("Escape")
+def test_typed_keys_do_not_reach_the_notebook(used: NotebookPage) -> None:
+    workbench = open_again(used)
+    before = used.page.locator(".jp-Notebook .jp-Cell").count()
+    used.page.keyboard.press("Escape")
     search = workbench.get_by_label("Search models")
     search.click()
     search.press_sequentially("a b dd x y")
     expect(search).to_have_value("a b dd x y")
-    assert notebook.page.locator(".jp-Notebook .jp-Cell").count() == before
+    assert used.page.locator(".jp-Notebook .jp-Cell").count() == before
 
 
 WIDGETS = {
@@ -191,8 +213,10 @@ def test_each_part_works_alone_and_all_of_them_belong_together(lab: Lab) -> None
     expect(parts["In memory"]).to_contain_text("Nothing is loaded yet")
 
 
-def test_a_plan_is_edited_in_place_and_an_impossible_value_says_what_is_wrong(lab: Lab) -> None:
-    notebook, workbench = open_workbench(lab)
+def test_a_plan_is_edited_in_place_and_an_impossible_value_says_what_is_wrong(
+    used: NotebookPage,
+) -> None:
+    workbench = open_again(used)
     pick(workbench, "smollm", "smollm2-135m")
     plan = region(workbench, "Plan")
     plan.get_by_label("KV strategy").select_option("sliding-window-ring-buffer")
@@ -206,14 +230,14 @@ def test_a_plan_is_edited_in_place_and_an_impossible_value_says_what_is_wrong(la
     context.press("Enter")
     expect(load).to_be_enabled()
     workbench.get_by_role("button", name="Copy as code").click()
-    copied = notebook.page.evaluate("navigator.clipboard.readText()")
+    copied = used.page.evaluate("navigator.clipboard.readText()")
     assert "context_tokens=1024" in copied
     assert "sliding-window-ring-buffer" in copied
 
 
-def test_a_load_can_be_cancelled_and_started_again(lab: Lab) -> None:
-    notebook, workbench = open_workbench(lab)
-    notebook.kernel_eval(
+def test_a_load_can_be_cancelled_and_started_again(used: NotebookPage) -> None:
+    workbench = open_again(used)
+    used.kernel_eval(
         # Reading is slowed down, not replaced, so that there is time to press Cancel.
         "from ollm_widgets.weights.placing import Placer\n"
         "_bring = Placer.bring\n"
@@ -228,7 +252,7 @@ def test_a_load_can_be_cancelled_and_started_again(lab: Lab) -> None:
     expect(loading.get_by_role("progressbar", name="Read weights")).to_be_visible(timeout=LONG_S)
     loading.get_by_role("button", name="Cancel", exact=True).click()
     expect(loading).to_contain_text("was cancelled", timeout=LONG_S)
-    notebook.kernel_eval("Placer.bring = _bring")
+    used.kernel_eval("Placer.bring = _bring")
     loading.get_by_role("button", name="Load", exact=True).click()
     expect(loading).to_contain_text("was loaded in", timeout=LONG_S)
-    notebook.assert_no_console_errors()
+    used.assert_no_console_errors()

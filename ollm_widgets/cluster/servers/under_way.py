@@ -35,7 +35,7 @@ class UnderWay:
     """The works of a host. Used on its event loop alone."""
 
     def __init__(self) -> None:
-        self._works: set[Work] = set()
+        self._works: dict[Work, None] = {}  # in the order in which they came
 
     @contextmanager
     def work(self, kind: Kind, reservation: str, client: str) -> Iterator[Work]:
@@ -48,12 +48,12 @@ class UnderWay:
             if (earlier.kind, earlier.reservation) == (kind, reservation):
                 earlier.cancel.set()
         work = Work(kind, reservation, client)
-        self._works.add(work)
+        self._works[work] = None
         try:
             yield work
         finally:
             work.cancel.set()
-            self._works.discard(work)
+            del self._works[work]
 
     def stop(self, reservation: str) -> bool:
         """End a work as its caller could; False where there is none."""
@@ -64,6 +64,7 @@ class UnderWay:
         return self._end([one for one in self._works if one.client == client])
 
     def _end(self, works: list[Work]) -> int:
-        for work in works:
+        # The newest first: what waits for its turn does not get it from what ends before.
+        for work in reversed(works):
             work.cancel.set()
         return len(works)
