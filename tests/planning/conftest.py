@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -20,6 +21,14 @@ from ollm_widgets.planning.selector import BackendSelector
 GIB = 1024**3
 
 
+class DiskUsage(NamedTuple):
+    """What `shutil.disk_usage` gives."""
+
+    total: int
+    used: int
+    free: int
+
+
 @pytest.fixture(scope="session")
 def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where bandwidth is remembered, so that it is measured once."""
@@ -31,6 +40,15 @@ def own_cache_folder(cache_folder: Path) -> Iterator[None]:
     """Measure bandwidth into a folder of this test run; tests elsewhere have their own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OLLM_CACHE_DIR", str(cache_folder))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def same_disk() -> Iterator[None]:
+    """Plan for a disk of which as much stays free, whatever else this machine writes."""
+    free = DiskUsage(500 * GIB, 200 * GIB, 300 * GIB)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _folder: free)
         yield
 
 

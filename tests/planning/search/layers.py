@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
+from random import Random
 
-from ollm_widgets.planning.ids import DeviceKind, LayerTier
+from ollm_widgets.planning.ids import DeviceKind, LayerTier, OffloadPolicy
 from ollm_widgets.planning.parts import LayerPlacement, StreamingPlan
 from ollm_widgets.planning.passes import PlannedRun
 from ollm_widgets.planning.profile.bandwidth import Bandwidth
 from ollm_widgets.planning.search.kinds import kinds_of
 from ollm_widgets.planning.search.objective import token_seconds
 from ollm_widgets.planning.search.rings import buffers_of, rings_for, stagings_for
-from ollm_widgets.planning.streaming import Room
+from ollm_widgets.planning.streaming import Counts, Layouts, Room
 from ollm_widgets.planning.weights import WeightSizes
 
 MIB = 1024**2
@@ -35,6 +36,34 @@ def sizes_of(layers: tuple[int, ...], experts: tuple[int, ...] = ()) -> WeightSi
         experts=8 if experts else 0,
         active_experts=1 if experts else 0,
     )
+
+
+def hundreds() -> dict[str, WeightSizes]:
+    """Models of a hundred layers; a search takes longer the more sizes there are."""
+    chance = Random(7)
+    return {
+        "one size": sizes_of((436 * MIB,) * 100),
+        "two sizes": sizes_of((436 * MIB, 301 * MIB) * 50),
+        "a hundred sizes": sizes_of(
+            tuple(chance.randrange(99 * MIB, 400 * MIB) for _ in range(100))
+        ),
+        "mixture behind dense layers": sizes_of(
+            (40 * MIB,) * 3 + (400 * MIB,) * 97, (0,) * 3 + (370 * MIB,) * 97
+        ),
+    }
+
+
+# Shares of the layers that have room on the device and in host memory.
+ROOMS = ((0.4, 2.0), (0.3, 0.3), (0.1, 0.05))
+
+
+def place(
+    sizes: WeightSizes, shares: tuple[float, float], policy: OffloadPolicy
+) -> tuple[LayerPlacement, StreamingPlan]:
+    """Place all layers of a model anew."""
+    device, host = (int(share * sizes.layers_bytes) for share in shares)
+    layouts = Layouts(sizes, "bfloat16", "cuda", lambda _: GPU)
+    return layouts.best(Room(device, host, host), Counts(None, None, policy))
 
 
 def quantized(sizes: WeightSizes, dense_share: float, expert_share: float) -> WeightSizes:
