@@ -7,16 +7,67 @@ the host knew while it was made is frozen in it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ollm_widgets.weights.steps.capture import CapturedSteps
 from ollm_widgets.weights.steps.fixed_cache import FixedCache
 from ollm_widgets.weights.steps.moments import Moment
 from ollm_widgets.weights.steps.recorded import RecordedSteps
+
+aten = torch.ops.aten
+
+
+class Trace(TorchDispatchMode):
+    """Notes each operation on tensors that runs within it, and does the same again when called.
+
+    What an operation made is made anew by a replay. All other tensors are the ones that were
+    there, at their addresses.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._operations: list[tuple[OpOverload, tuple[Any, ...], dict[str, Any], Any]] = []
+
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run it, unless it tells the host a value: nobody waits for one in a graph.
+
+        Raises
+        ------
+        RuntimeError
+            As a capture would.
+        """
+        if func is aten._local_scalar_dense.default:
+            raise RuntimeError("the value of a tensor is not known while a step is recorded")
+        # What a literal in Python gives is the same object each time, and may be written to.
+        func = aten.clone.default if func is aten.lift_fresh.default else func
+        result = func(*args, **(kwargs or {}))
+        self._operations.append((func, args, dict(kwargs or {}), result))
+        return result
+
+    def __call__(self) -> None:
+        made: dict[int, torch.Tensor] = {}
+
+        def anew(value: Any) -> Any:
+            return made.get(id(value), value)
+
+        for func, args, kwargs, result in self._operations:
+            placed, named = tree_map_only(torch.Tensor, anew, (args, kwargs))
+            again = func(*placed, **named)
+            for one, other in zip(tree_leaves(result), tree_leaves(again), strict=True):
+                if isinstance(one, torch.Tensor):
+                    made[id(one)] = other
 
 
 class TracedSteps(CapturedSteps):
@@ -26,11 +77,9 @@ class TracedSteps(CapturedSteps):
         return True
 
     def _record(self, step: Callable[[], None]) -> Callable[[], None]:
-        def once() -> torch.Tensor:
+        with Trace() as trace:
             step()
-            return self._logits
-
-        return cast("Callable[[], None]", make_fx(once, tracing_mode="real")())
+        return trace
 
 
 class StandInEvent:
