@@ -121,9 +121,10 @@ def test_tokens_are_those_of_transformers_in_every_placement_and_chunk_size(
             assert engine.rebalance(LayerPlacement(tiers)).tiers == tiers
             for number, rows in enumerate(CHUNKS):
                 engine.chunk_prompts(rows)
+                # Rounding in bfloat16 is tried with every other batch, which halves the time.
+                skipped = (turn + number) % 2 if dtype == torch.bfloat16 else None
                 for index, (batch, prompt) in enumerate(BATCHES.items()):
-                    # Each pair has one of the two batches, which halves the time.
-                    if index == (turn + number) % 2 and rows is not None:
+                    if index == skipped and rows is not None:
                         continue
                     noise = 0.0
                     if turn == number or rows is None:

@@ -20,7 +20,7 @@ from ollm_widgets.kv.tiers.tiered_cache import TieredCache
 from ollm_widgets.planning.kv_presets import preset_of
 
 MODEL = "a model"
-BUDGET = 32 << 20
+BUDGET = 64 << 20
 _Run = Callable[[int, int], KVStats]
 
 
@@ -108,10 +108,10 @@ def growth(run: _Run, before: tuple[int, int], tokens: int) -> dict[str, int]:
 
 
 def measure(case: str, folder: Path) -> dict[str, int]:
-    """201 MB of keys and values in a cache, six times the budget; 67 MB of a model, twice it."""
+    """403 MB of keys and values in a cache, six times the budget; 134 MB of a model, twice it."""
     if case == MODEL:
-        return growth(generating(folder), (4 << 20, 512), 2048)
-    return growth(filling(case, folder), (8 << 20, 2048), 8192)
+        return growth(generating(folder), (4 << 20, 1024), 4096)
+    return growth(filling(case, folder), (8 << 20, 2048), 16384)
 
 
 if __name__ == "__main__":
