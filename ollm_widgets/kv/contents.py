@@ -1,7 +1,8 @@
 """What a cache holds, read and written without knowing which kind of cache it is.
 
-A layer of this package that keeps every token has ``read_tokens`` and ``append_tokens``;
-transformers' own layers are served here. A layer holds one of three things, or two of them:
+A layer of this package that keeps every token has ``read_tokens`` and ``append_tokens``, and
+``reserve_tokens`` if it keeps them in one place; transformers' own layers are served here. A
+layer holds one of three things, or two of them:
 
 - keys and values of every token: ranges can be read, and new ones appended;
 - keys and values of the last tokens (a sliding window);
@@ -144,6 +145,35 @@ def append_tokens(cache: Cache, layer: int, keys: torch.Tensor, values: torch.Te
         _begin(found, keys, values)
     else:
         found.update(keys, values)
+
+
+def reserve_tokens(
+    cache: Cache, layer: int, keys: torch.Tensor, values: torch.Tensor, tokens: int
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Have a layer hold further tokens that are written to where it keeps them.
+
+    Whoever asks writes them before anything reads the layer, or empties the cache.
+
+    Parameters
+    ----------
+    cache, layer
+        One of `readable_layers`.
+    keys, values
+        ``[batch, heads, 0, width]``: of no token, on the device on which the layer computes.
+    tokens
+        How many.
+
+    Returns
+    -------
+    keys, values
+        ``[batch, heads, tokens, width]``; None of a layer that takes copies, or takes tensors
+        as its own, with `append_tokens`.
+    """
+    found = _layer(cache, layer)
+    if not hasattr(found, "reserve_tokens"):
+        return None
+    reserved = found.reserve_tokens(keys, values, tokens)
+    return cast("tuple[torch.Tensor, torch.Tensor] | None", reserved)
 
 
 def place_window(

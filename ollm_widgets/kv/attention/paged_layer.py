@@ -105,6 +105,14 @@ class PagedLayer(FixedLayer):  # type: ignore[no-untyped-call]
             keys, values = self._with_past(base, keys, values)
         self._store(keys, values, base, end)
 
+    def reserve_tokens(
+        self, keys: torch.Tensor, values: torch.Tensor, tokens: int
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """See `FixedLayer`; pages that leave are sent from what is appended."""
+        if not self.is_initialized:
+            self.lazy_initialization(keys, values)
+        return super().reserve_tokens(keys, values, tokens) if self.room.all_hot else None
+
     def _with_past(
         self, base: int, keys: torch.Tensor, values: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from functools import partial
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, TypeAlias
@@ -17,6 +17,7 @@ from ollm_widgets.kv.contents import (
     grows_in_place,
     held_tokens,
     place_window,
+    reserve_tokens,
     restore_special_state,
 )
 from ollm_widgets.kv.persistent.archive import BlockArchive
@@ -139,22 +140,41 @@ class PrefixReader:
     def _restore_tokens(
         self, reader: RecordReader, group: PageGroup, done: Callable[[int], None]
     ) -> None:
-        """Append all tokens; one span is read while another is decoded and appended."""
+        """Write tokens where they stay, and append those of layers that keep copies.
+
+        Of these, one span is read while another is decoded and appended.
+        """
+        rooms = self._rooms(group)
         under_way: deque[tuple[LayerStates, Arrival]] = deque()
 
         def append_first() -> None:
             states, arrival = under_way.popleft()
             arrival.finish(done)
             for layer, (keys, values) in states.items():
-                append_tokens(self._cache, layer, keys, values)
+                if layer not in rooms:
+                    append_tokens(self._cache, layer, keys, values)
 
-        for start, stop in self._spans(group):
+        for start, stop in self._spans(group, rooms):
             if len(under_way) == _SPANS_UNDER_WAY:
                 append_first()
-            states = self._empty(group, stop - start)
+            states = {
+                layer: (keys[:, :, start:stop], values[:, :, start:stop])
+                for layer, (keys, values) in rooms.items()
+            }
+            states |= self._empty(group, stop - start, without=rooms)
             under_way.append((states, reader.begin(self._runs(group, start, stop, states))))
         while under_way:
             append_first()
+
+    def _rooms(self, group: PageGroup) -> LayerStates:
+        """Where all tokens go, of the layers that have one place for them."""
+        rooms = {}
+        for pages in group.layers:
+            like = self._empty_pages(pages, 0)
+            room = reserve_tokens(self._cache, pages.layer, *like, self._found.tokens)
+            if room is not None:
+                rooms[pages.layer] = room
+        return rooms
 
     def _state(self) -> dict[str, torch.Tensor]:
         """What stands for all tokens, on the devices of its layers."""
@@ -180,12 +200,15 @@ class PrefixReader:
             raise DamagedRecord(block, part) from error
         return record
 
-    def _spans(self, group: PageGroup) -> Iterator[tuple[int, int]]:
+    def _spans(self, group: PageGroup, rooms: LayerStates) -> Iterator[tuple[int, int]]:
         """Ranges of tokens that are read and handed over at once."""
         tokens = self._found.tokens
         step = tokens
-        # An empty layer of these takes the tensors themselves, but appending copies all again.
-        if not all(grows_in_place(self._cache, pages.layer) for pages in group.layers):
+        # An empty layer may take the tensors themselves, but appending copies all again.
+        if not all(
+            pages.layer in rooms or grows_in_place(self._cache, pages.layer)
+            for pages in group.layers
+        ):
             places = plan_record(group, BLOCK_TOKENS, self._codec).places
             block_bytes = sum(place.shape.raw_bytes for place in places)
             device = self._device_of(group.layers[0].layer)
@@ -194,8 +217,12 @@ class PrefixReader:
         for start in range(0, tokens, step):
             yield start, min(start + step, tokens)
 
-    def _empty(self, group: PageGroup, tokens: int) -> LayerStates:
-        return {pages.layer: self._empty_pages(pages, tokens) for pages in group.layers}
+    def _empty(self, group: PageGroup, tokens: int, without: Container[int] = ()) -> LayerStates:
+        return {
+            pages.layer: self._empty_pages(pages, tokens)
+            for pages in group.layers
+            if pages.layer not in without
+        }
 
     def _empty_pages(self, pages: LayerPages, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
         dtype, device = getattr(torch, pages.dtype), self._device_of(pages.layer)

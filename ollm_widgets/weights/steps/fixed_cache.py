@@ -114,6 +114,19 @@ class FixedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         """Add tokens ``[batch, heads, tokens, dim]`` behind those that are there."""
         self.update(keys, values)
 
+    def reserve_tokens(
+        self, keys: torch.Tensor, values: torch.Tensor, tokens: int
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Hold further tokens whose states are still to be written; see `contents`."""
+        if not self.is_initialized:
+            self.lazy_initialization(keys, values)
+        end = self.filled + tokens
+        if self.clock.ticking or end > self.slots:
+            return None
+        span = slice(self.filled, end)
+        self.filled = end
+        return self.keys[:, :, span], self.values[:, :, span]
+
     def read_tokens(self, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of tokens `start` to `stop`, ``[batch, heads, tokens, dim]``; views."""
         return self.keys[:, :, start:stop], self.values[:, :, start:stop]

@@ -65,7 +65,14 @@ class Both:
         for number, layer in enumerate(self.cache.fixed_layers):
             new = self.states(count)
             self._remember(number, new)
-            layer.append_tokens(new[0], new[1])
+            none = (states[:, :, :0] for states in new)
+            room = layer.reserve_tokens(*none, count)
+            assert (room is not None) == layer.room.all_hot
+            if room is None:
+                layer.append_tokens(new[0], new[1])
+            else:
+                for place, states in zip(room, new, strict=True):
+                    place.copy_(states)
         self.tokens += count
 
     def steps(self, count: int) -> None:
@@ -115,7 +122,11 @@ SCHEDULES = st.lists(
 
 
 @settings(max_examples=60, deadline=None)
-@given(schedule=SCHEDULES, hot=st.integers(4, 12), share=st.floats(0, 1))
+@given(
+    schedule=SCHEDULES,
+    hot=st.integers(4, 12) | st.just(CAPACITY // PAGE),
+    share=st.floats(0, 1),
+)
 def test_every_token_is_where_it_should_be(
     schedule: list[tuple[str, int]], hot: int, share: float
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -17,6 +18,7 @@ from transformers import DynamicCache
 from ollm_widgets.errors import Cancelled
 from ollm_widgets.kv.persistent.archive import RECORDS_NAME
 from ollm_widgets.planning.kv_presets import KVLayout
+from ollm_widgets.weights.steps.fixed_cache import FixedCache, FixedLayer, fixed_cache
 from tests.kv.persistent.prefixes import (
     LAYERS,
     cache_of,
@@ -245,6 +247,54 @@ def test_a_cancelled_restore_leaves_the_cache_empty(tmp_path: Path) -> None:
                 store.restore(match, cache, lambda *_: cancel.set(), cancel)
             assert not any(layer.get_seq_length() for layer in cache.layers)
             assert restores_rightly(store, ids) == 300
+
+
+def fixed_and_filled(ids: Sequence[int]) -> tuple[FixedCache, DynamicCache]:
+    """An empty cache of fixed addresses for a model, and what the model makes of tokens."""
+    model = tiny("llama")
+    filled = DynamicCache(config=model.config)
+    run(model, filled, ids, 0)
+    cache = fixed_cache(model.config, len(ids) + 20, torch.device("cpu"))
+    assert isinstance(cache, FixedCache)
+    return cache, filled
+
+
+@pytest.mark.parametrize("layout", get_args(KVLayout))
+def test_tokens_are_written_to_where_a_fixed_cache_keeps_them(
+    layout: KVLayout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = ids_of(1, 300)
+    cache, filled = fixed_and_filled(ids)
+    monkeypatch.setattr(FixedLayer, "append_tokens", forbidden)
+    with open_store(tmp_path, layout=layout) as store:
+        assert store.save(ids, filled).is_complete
+        for wanted in (300, 257, 70):
+            with store.match(ids[:wanted]) as match:
+                assert store.restore(match, cache) == wanted
+            for here, there in zip(cache.fixed_layers, filled.layers, strict=True):
+                assert here.filled == wanted
+                for own, theirs in ((here.keys, there.keys), (here.values, there.values)):
+                    assert torch.equal(own[:, :, :wanted], theirs[:, :, :wanted])
+                    assert not own[:, :, wanted:].any()
+            cache.reset()
+
+
+def forbidden(*_: object) -> None:
+    raise AssertionError("it takes copies")
+
+
+def test_a_fixed_cache_is_empty_after_a_cancelled_restore_and_fills_again(tmp_path: Path) -> None:
+    ids = ids_of(1, 300)
+    cache, filled = fixed_and_filled(ids)
+    cancel = threading.Event()
+    with open_store(tmp_path) as store:
+        store.save(ids, filled)
+        with store.match(ids) as match, pytest.raises(Cancelled):
+            store.restore(match, cache, lambda *_: cancel.set(), cancel)
+        assert cache.tokens == 0
+        with store.match(ids) as match:
+            assert store.restore(match, cache) == 300
+        assert torch.equal(cache.fixed_layers[-1].keys[:, :, :300], filled.layers[-1].keys)
 
 
 def test_a_cancelled_save_keeps_what_is_complete(
