@@ -25,7 +25,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo model test test-fast test-cluster test-js browser check format protocol bundle packages wheel clean
+.PHONY: help setup demo model test test-fast test-cluster test-js browser check check-python check-js format protocol bundle packages wheel clean
 
 help: ## Show this list
 	@echo "make TARGET, where TARGET is one of"
@@ -59,19 +59,7 @@ test-cluster: setup bundle model browser ## Run the tests on a real Ray cluster 
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -m "$(ALONE)" tests/browser/test_cluster.py $(PYTEST_OPTIONS)
 
 check: setup packages ## Format, lint, types, import contracts, protocol drift, bundle sizes
-	@echo "== ruff"
-	@$(PY) -m ruff check
-	@$(PY) -m ruff format --check --quiet
-	@echo "== mypy"
-	@$(PY) -m mypy
-	@echo "== import contracts"
-	@$(VENV)/bin/lint-imports --no-cache --no-logo
-	@echo "== protocol"
-	@.ci/check-protocol
-	@echo "== biome, tsc"
-	@cd js && npm run --silent check
-	@echo "== bundle sizes"
-	@cd js && npm run --silent size
+	@$(MAKE) --no-print-directory -j2 check-python check-js
 
 format: setup packages ## Rewrite the sources the way `check` wants them
 	@$(PY) -m ruff check --fix --quiet
@@ -93,6 +81,23 @@ clean: ## Remove everything that was built or installed here
 	rm -rf $(VENV) build dist js/node_modules ollm_widgets/static .pytest_cache .ruff_cache .mypy_cache .hypothesis .screenshots
 
 # ---------------------------------------------------------------- steps of the targets above
+
+check-python: setup
+	@echo "== ruff"
+	@$(PY) -m ruff check
+	@$(PY) -m ruff format --check --quiet
+	@echo "== mypy"
+	@$(PY) -m mypy
+	@echo "== import contracts"
+	@$(VENV)/bin/lint-imports --no-cache --no-logo
+
+check-js: packages
+	@echo "== protocol"
+	@.ci/check-protocol
+	@echo "== biome, tsc"
+	@cd js && npm run --silent check
+	@echo "== bundle sizes"
+	@cd js && npm run --silent size
 
 test-js: packages
 	@echo "== vitest"

@@ -242,7 +242,7 @@ def test_the_conversation_is_taken_elsewhere(notebook: NotebookPage, tmp_path: P
     notebook.assert_no_console_errors()
 
 
-@pytest.mark.parametrize(("width", "shown"), list(zip(WIDTHS, SHOWN[1:], strict=True)), ids=str)
+@pytest.mark.parametrize(("width", "shown"), list(zip(WIDTHS, SHOWN[1:], strict=True)), ids=WIDTHS)
 def test_the_chat_is_usable_narrow_wide_light_and_dark(
     notebook: NotebookPage, width: int, shown: str, tmp_path: Path
 ) -> None:

@@ -14,9 +14,12 @@ import pytest
 BEGIN = """
 import json, os, sys, threading
 import torch, transformers.models.llama.modeling_llama
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+import ollm_widgets.backends.native, ollm_widgets.weights.engine
 from ollm_widgets.runtime.libraries import import_libraries
 from ollm_widgets import GenerationConfig, RuntimeConfig, RuntimeLoader
 import_libraries(lambda _progress: None, threading.Event())
+get_checkpoint_conversion_mapping("llama")
 assert threading.active_count() == 1
 torch.set_num_threads(1)
 config = RuntimeConfig("path:" + sys.argv[1], device="cpu")
