@@ -52,7 +52,8 @@ def key_of(folder: Path) -> str:
 
 @pytest.fixture
 def cluster(three_nodes: Hosts, ray_nodes: RealRay) -> Iterator[Cluster]:
-    cluster = Cluster(ray_nodes.address, busy_wait_s=10.0)
+    # Hosts that import their libraries on a busy machine are silent for longer than a load takes.
+    cluster = Cluster(ray_nodes.address, busy_wait_s=PATIENCE_S)
     yield cluster
     cluster.leave()
 
